@@ -1,0 +1,163 @@
+"""Reading, checking, resampling and writing of speech.
+
+Any file that soundfile reads is taken (WAV, FLAC, Ogg Opus, MP3 ...); resampling is soxr's. The checks of `load_speech`
+are our choice: they catch the prompts from which no voice can be taken before a model makes noise of them.
+"""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float, Num
+
+MAX_FILE_SECONDS = 3600
+"""The longest file that is read into memory."""
+MIN_SAMPLE_RATE = 8_000
+"""Telephone speech; below it, consonants cannot be told apart."""
+MIN_RMS = 1e-3
+"""-60 dB of full scale; speech in a recording lies near -25 dB."""
+FULL_SCALE = 0.999
+MAX_CLIPPED = 0.01
+"""The allowed share of samples at or above `FULL_SCALE`."""
+MAX_CHANNELS = 8
+
+
+class AudioError(ValueError):
+    """A recording that cannot be read, used or written, with the reason."""
+
+
+def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "L"], int]:
+    """Samples float32 (L,), nominally in [-1, 1], and sample rate of an audio file.
+
+    Several channels are mixed down, with a warning.
+
+    Raises AudioError for a file that is missing, no audio, empty, damaged or longer than `MAX_FILE_SECONDS`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path} is a folder, not an audio file" if path.is_dir() else f"no such audio file: {path}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, seconds = file.samplerate, file.frames / file.samplerate
+            if seconds > MAX_FILE_SECONDS:
+                raise AudioError(f"{path} has {seconds:.0f} s, allowed are {MAX_FILE_SECONDS} s at most: cut it first")
+            wav = file.read(frames=MAX_FILE_SECONDS * rate, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path} cannot be read as audio ({error}); give a WAV, FLAC or Ogg file") from error
+    return _mono(wav, str(path), axis=1), rate
+
+
+def load_speech(
+    source: str | Path | Num[np.ndarray, "..."],
+    sample_rate: int,
+    min_seconds: float = 1.0,
+    max_seconds: float = 30.0,
+    source_rate: int | None = None,
+) -> Float[np.ndarray, "L"]:
+    """A recording to take a voice from, as float32 (L,) at `sample_rate`.
+
+    source: a file, or samples (L,), (L, channels) or (channels, L), floats in [-1, 1] or integers of full scale, at
+    `source_rate`, which is `sample_rate` where not given. Several channels are mixed down, with a warning.
+
+    Raises AudioError as `read_audio` does, and for a recording that is silent, clipped, shorter than `min_seconds`,
+    longer than `max_seconds`, not finite or below `MIN_SAMPLE_RATE`. Warns of a sample rate below the one wanted.
+    """
+    if isinstance(source, str | Path):
+        name, (wav, rate) = str(source), read_audio(source)
+    else:
+        name, rate = "the recording", source_rate or sample_rate
+        wav = _mono(_floats(np.asarray(source)), name, axis=None)
+    if rate < MIN_SAMPLE_RATE:
+        raise AudioError(f"{name} is at {rate} Hz, at least {MIN_SAMPLE_RATE} Hz is needed: record anew")
+    if not np.isfinite(wav).all():
+        raise AudioError(f"{name} has {np.count_nonzero(~np.isfinite(wav))} samples that are NaN or infinite")
+    seconds = len(wav) / rate
+    if not min_seconds <= seconds <= max_seconds:
+        what = "longer" if seconds < min_seconds else "shorter"
+        raise AudioError(
+            f"{name} has {seconds:.2f} s, allowed are {min_seconds:g} to {max_seconds:g} s: give a {what} one"
+        )
+    rms = float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
+    if rms < MIN_RMS:
+        level = f"{20 * np.log10(rms):.0f} dB" if rms else "nothing at all"
+        raise AudioError(
+            f"{name} is silent: its level (RMS) is {level}, at least {20 * np.log10(MIN_RMS):.0f} dB of full scale is "
+            "needed; record it louder"
+        )
+    if np.abs(wav).max() > 2 and not isinstance(source, str | Path):
+        raise AudioError(f"{name} has samples up to {np.abs(wav).max():g}; floats must lie in [-1, 1]: scale them")
+    clipped = float(np.mean(np.abs(wav) >= FULL_SCALE))
+    if clipped > MAX_CLIPPED:
+        raise AudioError(
+            f"{name} is clipped: {clipped:.1%} of its samples are at full scale, allowed are {MAX_CLIPPED:.0%}; "
+            "record it with less gain"
+        )
+    if rate < sample_rate:
+        warnings.warn(
+            f"{name} is at {rate} Hz: the band above {rate // 2} Hz is missing and the voice will lack it",
+            stacklevel=2,
+        )
+    return resample(wav, rate, sample_rate)
+
+
+def resample(wav: Float[np.ndarray, "L"], source_rate: int, sample_rate: int) -> Float[np.ndarray, "L2"]:
+    """float32 (L,) at `source_rate` as float32 at `sample_rate`, by soxr at its high quality."""
+    if source_rate == sample_rate:
+        return wav.astype(np.float32, copy=False)
+    return soxr.resample(wav.astype(np.float32, copy=False), source_rate, sample_rate)
+
+
+def write_wav(path: str | Path, wav: Float[np.ndarray, "L"], sample_rate: int) -> Path:
+    """Write float samples (L,) as a 16-bit WAV file; what lies outside [-1, 1] is clipped.
+
+    The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed.
+    Raises AudioError for samples that are no finite floats (L,), another suffix than .wav and a failed write.
+    """
+    path, wav = Path(path), np.asarray(wav)
+    if path.suffix.lower() != ".wav":
+        raise AudioError(f"cannot write {path}: only WAV is written, give a name that ends in .wav")
+    if wav.ndim != 1 or not len(wav) or not np.issubdtype(wav.dtype, np.floating) or not np.isfinite(wav).all():
+        raise AudioError(f"cannot write {path}: not finite float samples (L,) but {wav.dtype} of shape {wav.shape}")
+    encoded = io.BytesIO()  # in memory first, since libsndfile does not report every failed write
+    soundfile.write(encoded, np.clip(wav, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(encoded.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise AudioError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _floats(wav: np.ndarray) -> np.ndarray:
+    if np.issubdtype(wav.dtype, np.floating):
+        return wav.astype(np.float32, copy=False)
+    if np.issubdtype(wav.dtype, np.signedinteger):
+        return (wav / -float(np.iinfo(wav.dtype).min)).astype(np.float32)
+    raise AudioError(f"samples must be floats in [-1, 1] or signed integers, got {wav.dtype}")
+
+
+def _mono(wav: np.ndarray, name: str, axis: int | None) -> np.ndarray:
+    """Samples (L,) of (L,) or of two dimensions, of which `axis` (where None, the shorter one) is the channels'."""
+    if not wav.size:
+        raise AudioError(f"{name} has no samples")
+    if wav.ndim == 1:
+        return wav
+    if wav.ndim != 2:
+        raise AudioError(f"{name} has the shape {wav.shape}, allowed are (L,), (L, channels) and (channels, L)")
+    axis = int(np.argmin(wav.shape)) if axis is None else axis
+    channels = wav.shape[axis]
+    if channels > MAX_CHANNELS:
+        raise AudioError(f"{name} has {channels} channels, allowed are {MAX_CHANNELS} at most")
+    if channels > 1:
+        warnings.warn(f"{name} has {channels} channels: mixed down to one", stacklevel=3)
+    return wav.mean(axis=axis, dtype=np.float32)

@@ -1,0 +1,151 @@
+"""Speed and memory of a synthesiser, by component: RTF (compute seconds / audio seconds) and peak resident memory.
+
+The paper reports one RTF (0.09 on an A100) without saying what it includes. Ours names its parts: text and durations,
+the passes of the speech mask decoder, and the codec decoder; enrolling a voice happens once a voice and is apart.
+"""
+
+import json
+import re
+import resource
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ms_core.records import Provenance, Record, bootstrap, unit_of
+
+PARTS = ("text", "duration", "smd", "codec")  # keys that tts.synthesize(..., timings={}) fills with seconds
+PASSAGE = (  # ours
+    "the old bridge over the river was built of grey stone and every spring the water rose almost to the road "
+    "people from the village came to watch it in the evening and the children threw small sticks from one side "
+    "and ran across to see them come out on the other while the miller counted the days until the flood would pass"
+)
+FIRST_WORDS = 12  # of the run that measures how many seconds a word takes
+
+
+def reset_peak_rss() -> bool:
+    """Set the kernel's record of this process's peak memory back to what it holds now; False where that cannot be."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB (10^6 bytes): VmHWM, or getrusage where there is no /proc."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def passage(words: int) -> str:
+    """A text of so many words: the passage, from its start again where it ends."""
+    known = PASSAGE.split()
+    return " ".join(known[i % len(known)] for i in range(max(1, words)))
+
+
+def bench(
+    tts,
+    prompt: np.ndarray | Path,
+    prompt_text: str,
+    seconds: float = 10.0,
+    threads: int = 1,
+    repeats: int = 5,
+    seed: int = 0,
+) -> dict[str, object]:
+    """Time a synthesiser on a text that takes it about `seconds` to say; on `threads` torch threads.
+
+    prompt: recording or its path, with what is said in it. Returns `audio_seconds` and, one number a repeat in seconds,
+    `voice` (enrolment), `total` (text to waveform with the voice in hand) and each part that the synthesiser reports in
+    `timings`; `passes` (SMD passes, where reported) and `peak_rss_mb` of the whole process since the start of the run.
+    Raises ValueError for a length, thread or repeat count below one.
+    """
+    if seconds <= 0 or threads < 1 or repeats < 1:
+        raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        reset = reset_peak_rss()
+        voice = tts.voice(prompt, text=prompt_text)
+        first = tts.synthesize(passage(FIRST_WORDS), voice, seed=seed)
+        text = passage(round(FIRST_WORDS * seconds * tts.sample_rate / len(first)))
+        tts.synthesize(text, voice, seed=seed)  # warm-up at this length
+        runs: dict[str, list[float]] = {"voice": [], "total": []}
+        passes, audio_seconds = None, 0.0
+        for _ in range(repeats):
+            start = time.perf_counter()
+            voice = tts.voice(prompt, text=prompt_text)
+            enrolled = time.perf_counter()
+            timings: dict[str, float] = {}
+            wav = tts.synthesize(text, voice, seed=seed, timings=timings)
+            runs["total"].append(time.perf_counter() - enrolled)
+            runs["voice"].append(enrolled - start)
+            passes = timings.pop("passes", passes)
+            for part, value in timings.items():
+                runs.setdefault(part, []).append(float(value))
+            audio_seconds = len(wav) / tts.sample_rate
+        rest = {"audio_seconds": audio_seconds, "passes": passes, "peak_rss_mb": peak_rss_mb(), "rss_was_reset": reset}
+        return {**runs, **rest}
+    finally:
+        torch.set_num_threads(before)
+
+
+def bench_records(result: dict[str, object], provenance: Provenance, system: str, seconds: float) -> list[Record]:
+    """Records of one `bench`: rtf_total, rtf_<part>, rtf_smd_pass and peak_rss_mb on the split `bench-<seconds>s`."""
+    audio = result["audio_seconds"]
+    about = (
+        f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
+        "enrolled; rtf_voice is enrolment over the same audio; interval over repeats"
+    )
+    common = {**provenance.model_dump(), "system": system, "split": f"bench-{seconds:g}s"}
+
+    def rtf(name: str, values: Sequence[float]) -> Record:
+        found = bootstrap([value / audio for value in values], seed=0)
+        metric = f"rtf_{name}"
+        return Record(
+            **common,
+            metric=metric,
+            value=found.value,
+            ci_low=found.low,
+            ci_high=found.high,
+            unit=unit_of(metric),
+            n=len(values),
+            protocol=about,
+        )
+
+    records = [rtf(name, values) for name, values in result.items() if isinstance(values, list)]
+    if result.get("passes") and "smd" in result:
+        records.append(rtf("smd_pass", [value / result["passes"] for value in result["smd"]]))
+    whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
+    memory = Record(**common, metric="peak_rss_mb", value=result["peak_rss_mb"], unit="MB", n=1, protocol=whole)
+    return [*records, memory]
+
+
+def footprint(weights: Path) -> dict[str, float]:
+    """`params` and `size_mb` (10^6 bytes) of a safetensors file, from its header alone."""
+    with open(weights, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return {"params": sum(int(np.prod(shape)) for shape in shapes), "size_mb": Path(weights).stat().st_size / 1e6}
+
+
+def footprint_records(weights: Path, provenance: Provenance, system: str) -> list[Record]:
+    """Records of `footprint`, on the split `none`."""
+    return [
+        Record(
+            **provenance.model_dump(),
+            metric=metric,
+            value=value,
+            unit=unit_of(metric),
+            n=1,
+            system=system,
+            split="none",
+            protocol=f"counted from {Path(weights).name}, buffers included",
+        )
+        for metric, value in footprint(weights).items()
+    ]

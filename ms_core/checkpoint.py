@@ -1,0 +1,82 @@
+"""Checkpoints: a folder of `weights.safetensors` and `config.json`, each naming the other's content.
+
+Nothing is ever unpickled. Sizes are bounded before a file is read, and both files appear whole or not at all: each is
+written under a temporary name and renamed, the JSON last, with the sha256 of the weights inside.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+MAX_WEIGHTS = 4 << 30  # bytes
+MAX_JSON = 16 << 20  # bytes
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which folder and why."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, write) -> None:
+    """Call `write(temporary_path)` beside `path`, then rename; on any failure nothing is left and `path` is as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Atomic, indented, with sorted keys: equal values give equal files."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], meta: dict[str, object]) -> None:
+    """Write tensors and meta; raises OSError (a full disk, say) with the earlier checkpoint left whole."""
+    folder = Path(folder)
+    weights = folder / "weights.safetensors"
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_atomic(weights, lambda temporary: save_file(contiguous, temporary))
+    write_json(folder / "config.json", {**meta, "weights_sha256": sha256(weights)})
+
+
+def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and meta of a checkpoint of format `form`. Raises CheckpointError for anything missing or damaged."""
+    folder = Path(folder)
+    config, weights = folder / "config.json", folder / "weights.safetensors"
+    for path, limit in ((config, MAX_JSON), (weights, MAX_WEIGHTS)):
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: {path.name} is missing; a checkpoint is config.json + weights.safetensors")
+        if path.stat().st_size > limit:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, at most {limit} are read")
+    try:
+        meta = json.loads(config.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{config}: not JSON ({error})") from None
+    if not isinstance(meta, dict) or meta.get("format") != form:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise CheckpointError(f"{config}: format {found!r}, expected {form!r}")
+    if sha256(weights) != meta.get("weights_sha256"):
+        raise CheckpointError(f"{weights}: its sha256 is not the one in config.json: truncated, or of another save")
+    try:
+        return load_file(weights), meta
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{weights}: not safetensors ({error})") from None

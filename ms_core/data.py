@@ -1,0 +1,280 @@
+"""Speech data: lhotse manifests -> aligned, tokenised cuts -> batches.
+
+A prepared split is a JSONL file of lhotse cuts, each with its supervision (speaker, text), a phone alignment and a
+pointer to its codes. It is written cut by cut, so a killed preparation carries on where it stopped; codes lie in a
+folder named by the codec's token digest, so tokens of two codecs cannot mix.
+"""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet, MonoCut, NumpyFilesWriter, Recording, SupervisionSegment
+from lhotse.dataset import DynamicBucketingSampler
+from lhotse.supervision import AlignmentItem
+from tqdm import tqdm
+
+from ms_core import paths
+from ms_core.align import Aligned, align_corpus, durations
+from ms_core.codec import Codec
+from ms_core.config import DataConfig, Preset, TrainConfig
+from ms_core.model import Batch
+from ms_core.text import phone_ids
+
+COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
+BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
+
+
+class DataError(ValueError):
+    """Speech data that is missing or cannot be used; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One utterance (or part of one) as the model sees it: phone ids (p,), durations (p,), codes (n, t)."""
+
+    phones: np.ndarray
+    durations: np.ndarray
+    codes: np.ndarray
+
+    def words(self) -> np.ndarray:
+        """Indices of the boundary phones; word i lies between the i-th and the next."""
+        return np.flatnonzero(np.isin(self.phones, list(BOUNDARY_IDS)))
+
+    def between(self, first: int, last: int) -> "Tokens":
+        """The part from boundary phone index `first` to boundary phone index `last`, both included."""
+        ends = np.cumsum(self.durations)
+        start, stop = ends[first] - self.durations[first], ends[last]
+        return Tokens(self.phones[first : last + 1], self.durations[first : last + 1], self.codes[:, start:stop])
+
+
+def read_cuts(config: DataConfig, split: str) -> CutSet:
+    """Recordings and transcripts of a split, unaligned.
+
+    `librispeech` and `shipped` read a `manifest.tsv` (set utt speaker sex seconds path text); a folder without one must
+    hold LibriSpeech's own layout, and is read by lhotse's recipe. Raises DataError when nothing is there.
+    """
+    root = paths.ASSETS / "smoke" if config.corpus == "shipped" else paths.data()
+    manifest = root / "manifest.tsv"
+    if config.corpus == "libritts":
+        return _recipe_cuts("libritts", root, split)
+    if not manifest.is_file():
+        if config.corpus == "shipped":
+            raise DataError(f"{manifest} is missing: the package is incomplete, install it again")
+        return _recipe_cuts("librispeech", root, split)
+    with open(manifest, newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if r["set"] == split]
+    if not rows:
+        raise DataError(f"{manifest} has no utterance of set {split!r}")
+    return CutSet.from_cuts(_cut(row, root) for row in rows)
+
+
+def _cut(row: dict[str, str], root: Path) -> MonoCut:
+    recording = Recording.from_file(root / row["path"], recording_id=row["utt"])
+    supervision = SupervisionSegment(
+        row["utt"], row["utt"], 0.0, recording.duration, 0, row["text"], "en", row["speaker"], row["sex"]
+    )
+    return MonoCut(row["utt"], 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
+
+
+def _recipe_cuts(corpus: str, root: Path, split: str) -> CutSet:
+    """Cuts by lhotse's own recipe from a corpus unpacked under `root`."""
+    from lhotse.recipes import prepare_librispeech, prepare_libritts
+
+    folder = root / {"librispeech": "LibriSpeech", "libritts": "LibriTTS"}[corpus]
+    if not (folder / split).is_dir():
+        raise DataError(
+            f"no {split!r} under {folder}: set MS_DATA to the folder that holds {folder.name}, or fetch it with "
+            f"`ms-core data --download {corpus} --split {split}`"
+        )
+    prepare = {"librispeech": prepare_librispeech, "libritts": prepare_libritts}[corpus]
+    manifests = prepare(folder, dataset_parts=split)[split]
+    cuts = CutSet.from_manifests(recordings=manifests["recordings"], supervisions=manifests["supervisions"])
+    return cuts.trim_to_supervisions(keep_overlapping=False)
+
+
+def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: int | None = None) -> CutSet:
+    """Align and tokenise a split; what was done before is kept. Returns the prepared cuts.
+
+    Utterances that cannot be aligned or are shorter or longer than the preset allows are left out, and counted with
+    the reason in `<split>.dropped.json` beside the cuts.
+    """
+    config = preset.data
+    folder = paths.run(preset.name) / "tokens" / codec.token_digest
+    folder.mkdir(parents=True, exist_ok=True)
+    cuts = list(read_cuts(config, split))[:limit]
+    short = [c for c in cuts if not config.min_seconds <= c.duration <= config.max_seconds]
+    cuts = [c for c in cuts if config.min_seconds <= c.duration <= config.max_seconds]
+    alignments = aligned(config, split, cuts, workers)
+    dropped = defaultdict(list, {"length": [c.id for c in short]})
+    with (
+        CutSet.open_writer(folder / f"{split}.jsonl", overwrite=False) as writer,
+        NumpyFilesWriter(folder / split) as codes_writer,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        todo = [c for c in cuts if not writer.contains(c.id) and c.id in alignments]
+        for cut in cuts:
+            if cut.id not in alignments:
+                dropped["alignment"].append(cut.id)
+        waves = reader.map(lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
+        for cut, wave in tqdm(zip(todo, waves, strict=True), total=len(todo), desc=f"tokenise {split}", disable=None):
+            codes = codec.encode(torch.from_numpy(wave)[None])[0].numpy()  # (n, t)
+            phones = alignments[cut.id]
+            try:
+                frames = durations(phones, codes.shape[1], codec.config.frame_rate)
+            except ValueError:
+                dropped["durations"].append(cut.id)
+                continue
+            items = [
+                AlignmentItem(p, s, e - s)
+                for p, s, e in zip(phones.phones, phones.starts, phones.ends, strict=True)
+            ]
+            cut.supervisions[0].alignment = {"phone": items}
+            cut.supervisions[0].custom = {"frames": frames}
+            cut.codes = codes_writer.store_array(
+                cut.id, codes.astype(np.int16), frame_shift=1 / codec.config.frame_rate, temporal_dim=1, start=0.0
+            )
+            writer.write(cut)
+    (folder / f"{split}.dropped.json").write_text(json.dumps(dropped, indent=1))
+    return CutSet.from_file(folder / f"{split}.jsonl")
+
+
+def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: int) -> dict[str, Aligned]:
+    """Phone alignments by utterance id, made where missing and kept under the runs folder for every preset."""
+    out = paths.runs() / "align" / (f"shipped-{split}.jsonl" if config.corpus == "shipped" else f"{split}.jsonl")
+    items = [(c.id, Path(c.recording.sources[0].source), c.supervisions[0].text) for c in cuts]
+    align_corpus(items, out, workers)
+    wanted = {c.id for c in cuts}
+    rows = (json.loads(line) for line in out.read_text().splitlines())
+    return {
+        r["id"]: Aligned(r["phones"], r["starts"], r["ends"]) for r in rows if r["id"] in wanted and "error" not in r
+    }
+
+
+def tokens(cut: MonoCut) -> Tokens:
+    """Phones, durations and codes of a prepared cut."""
+    supervision = cut.supervisions[0]
+    phones = phone_ids([item.symbol for item in supervision.alignment["phone"]])
+    return Tokens(np.array(phones), np.array(supervision.custom["frames"]), cut.load_custom("codes").astype(np.int64))
+
+
+class Sampler:
+    """An endless, seeded stream of training batches: batch k is a pure function of (cuts, config, k).
+
+    lhotse's DynamicBucketingSampler groups utterances of like length; each epoch has a shuffle of its own.
+    """
+
+    def __init__(self, cuts: CutSet, config: TrainConfig, frame_rate: float, rank: int = 0, world_size: int = 1):
+        self.cuts = cuts.to_eager()
+        self.config, self.frame_rate = config, frame_rate
+        self.rank, self.world_size = rank, world_size
+        self.speakers = defaultdict(list)
+        for cut in self.cuts:
+            self.speakers[cut.supervisions[0].speaker].append(cut)
+        self.cache: dict[str, Tokens] = {}
+
+    def batches(self, first: int) -> Iterator[tuple[int, Batch]]:
+        """(epoch, batch) from batch index `first` on."""
+        index = epoch = 0
+        while True:
+            for cuts in self._epoch(epoch):
+                if index >= first:
+                    rng = np.random.default_rng((self.config.seed, self.rank, index))
+                    yield epoch, collate([self.example(cut, rng) for cut in cuts])
+                index += 1
+            epoch += 1
+
+    def _epoch(self, epoch: int) -> Iterator[CutSet]:
+        sampler = DynamicBucketingSampler(
+            self.cuts,
+            max_duration=self.config.batch_seconds,
+            num_buckets=max(1, min(8, len(self.cuts) // 50)),
+            shuffle=True,
+            seed=self.config.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            buffer_size=len(self.cuts),
+        )
+        sampler.set_epoch(epoch)
+        return iter(sampler)
+
+    def tokens(self, cut: MonoCut) -> Tokens:
+        if cut.id not in self.cache:
+            self.cache[cut.id] = tokens(cut)
+        return self.cache[cut.id]
+
+    def example(self, cut: MonoCut, rng: np.random.Generator) -> tuple[Tokens, Tokens]:
+        """(prompt, target) of an utterance, by the config's prompt and target lengths."""
+        whole = self.tokens(cut)
+        others = [c for c in self.speakers[cut.supervisions[0].speaker] if c.id != cut.id]
+        wanted, longest = (round(s * self.frame_rate) for s in (self.config.prompt_seconds, self.config.max_seconds))
+        if others and rng.random() < self.config.other_utterance:
+            prompt = window(self.tokens(others[rng.integers(len(others))]), wanted, rng)
+            target = window(whole, longest, rng)
+        else:
+            both = window(whole, longest + wanted, rng)
+            prompt, target = split(both, min(wanted, int(both.durations.sum() * 0.4)), bool(rng.random() < 0.5))
+        return label_pauses(prompt, self.frame_rate, rng), label_pauses(target, self.frame_rate, rng)
+
+
+def window(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
+    """A random run of whole words of at most `frames` frames (at least one word)."""
+    bounds = utterance.words()
+    ends = np.cumsum(utterance.durations)
+    starts = ends - utterance.durations
+    if ends[-1] <= frames:
+        return utterance
+    latest = max(1, int(np.searchsorted(starts[bounds], ends[-1] - frames, "right")))
+    first = int(rng.integers(min(latest, len(bounds) - 1)))
+    fits = np.flatnonzero(ends[bounds] - starts[bounds[first]] <= frames)
+    last = max(int(fits[-1]) if len(fits) else 0, first + 1)
+    return utterance.between(bounds[first], bounds[last])
+
+
+def split(utterance: Tokens, prompt_frames: int, at_start: bool) -> tuple[Tokens, Tokens]:
+    """(prompt, rest): the prompt taken off the start or the end at the word boundary nearest to `prompt_frames`."""
+    bounds = utterance.words()
+    if len(bounds) < 3:
+        return utterance, utterance  # a single word cannot be divided
+    middle = np.cumsum(utterance.durations)[bounds[1:-1]]
+    wanted = prompt_frames if at_start else int(utterance.durations.sum()) - prompt_frames
+    cut = int(bounds[1 + int(np.abs(middle - wanted).argmin())])
+    left, right = utterance.between(bounds[0], cut), utterance.between(cut, bounds[-1])
+    return (left, right) if at_start else (right, left)
+
+
+def label_pauses(utterance: Tokens, frame_rate: float, rng: np.random.Generator) -> Tokens:
+    """In half of the calls, long silences between words become "," or ".", as a written text would have them.
+
+    LibriSpeech's texts have no punctuation. This teaches the model both kinds of text: with pauses marked and without.
+    """
+    if rng.random() < 0.5:
+        return utterance
+    phones = utterance.phones.copy()
+    inner = utterance.words()[1:-1]
+    comma, stop = phone_ids([",", "."])
+    pause = utterance.durations[inner]
+    phones[inner[pause >= COMMA_SECONDS * frame_rate]] = comma
+    phones[inner[pause >= STOP_SECONDS * frame_rate]] = stop
+    return Tokens(phones, utterance.durations, utterance.codes)
+
+
+def collate(examples: Sequence[tuple[Tokens, Tokens]]) -> Batch:
+    """Pad (prompt, target) pairs to a batch."""
+
+    def pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        longest = max(a.shape[-1] for a in arrays)
+        padded = [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])]) for a in arrays]
+        return torch.from_numpy(np.stack(padded)).long()
+
+    prompts, targets = zip(*examples, strict=True)
+    return Batch(
+        *(pad([getattr(t, name) for t in targets]) for name in ("phones", "durations", "codes")),
+        *(pad([getattr(t, name) for t in prompts]) for name in ("phones", "durations", "codes")),
+    )

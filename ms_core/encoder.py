@@ -1,0 +1,116 @@
+"""The text side: phone encoder, duration predictor, length regulator (paper.md, sections 1.1 and 1.2).
+
+Known from the paper's Figure 1: phones are embedded and encoded, a duration predictor sees the text states beside the
+prompt's duration tokens, and a length regulator expands the states to codec frames. Layer types and sizes are our choice;
+the predictor's two convolutions and its loss, the squared error of log(d + 1), are FastSpeech 2's, the authors' base.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ms_core.config import ModelConfig
+from ms_core.layers import Attention, ConformerBlock
+
+
+class PhoneEncoder(nn.Module):
+    """Phone ids to states."""
+
+    def __init__(self, config: ModelConfig, phones: int):
+        super().__init__()
+        self.embedding = nn.Embedding(phones, config.dim, padding_idx=0)
+        self.blocks = nn.ModuleList(
+            ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
+            for _ in range(config.text_layers)
+        )
+
+    def forward(self, phones: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """Id 0 is padding."""
+        mask = phones != 0
+        x = self.embedding(phones)  # (b, p, d)
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+class DurationExtractor(nn.Module):
+    """The prompt's phones with their measured durations, as a sequence of states (Figure 1: "Duration Extractor").
+
+    Our choice: durations come from a forced alignment of the prompt; the state of a phone is its embedding plus a
+    projection of log(d + 1), passed through one Conformer block.
+    """
+
+    def __init__(self, config: ModelConfig, phones: int):
+        super().__init__()
+        self.embedding = nn.Embedding(phones, config.dim, padding_idx=0)
+        self.duration = nn.Linear(1, config.dim)
+        self.block = ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
+
+    def forward(self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        x = self.embedding(phones) + self.duration(torch.log1p(durations.float())[..., None])
+        return self.block(x, phones != 0)
+
+
+class DurationPredictor(nn.Module):
+    """Text states, attending to the prompt's duration states, to log(d + 1) of each phone."""
+
+    GRADIENT = 0.1  # share of the gradient that reaches the text states, as in NATSpeech
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim = config.dim
+        self.norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, config.heads) if config.prompt_durations else None
+        self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(config.duration_layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(config.duration_layers))
+        self.dropout = nn.Dropout(min(0.5, 3 * config.dropout))
+        self.out = nn.Linear(dim, 1)
+        nn.init.constant_(self.out.bias, 1.6)  # log(4 + 1): a phone lasts about 4 frames
+
+    def forward(
+        self,
+        states: Float[Tensor, "b p d"],
+        mask: Bool[Tensor, "b p"],
+        prompt: Float[Tensor, "b s d"] | None,
+        prompt_mask: Bool[Tensor, "b s"] | None,
+    ) -> Float[Tensor, "b p"]:
+        """Predicted log(d + 1); `prompt` are the DurationExtractor's states, None where the config has none."""
+        x = self.norm(states * self.GRADIENT + states.detach() * (1 - self.GRADIENT))
+        if self.attention is not None:
+            x = x + self.attention.cross(x, self.attention.keys_values(prompt), prompt_mask)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            y = convolution((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+            x = x + self.dropout(norm(F.relu(y)))
+        return self.out(x)[..., 0]
+
+
+def round_durations(
+    log_durations: Float[Tensor, "b p"], mask: Bool[Tensor, "b p"], voiced: Bool[Tensor, "b p"], scale: float = 1.0
+) -> Int[Tensor, "b p"]:
+    """Predicted log(d + 1) to whole frames: sums are kept as near as they go, a spoken phone has at least one frame.
+
+    Rounding the running total rather than each phone keeps the tempo: many phones of 2.4 frames do not all become 2.
+    """
+    wanted = torch.expm1(log_durations.float()).clamp_min(0) * scale * mask
+    ends = wanted.cumsum(1).round().long()
+    frames = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    return torch.where(voiced & mask, frames.clamp_min(1), frames) * mask
+
+
+def regulate(
+    states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t 2"]]:
+    """The length regulator: each phone's state repeated for its duration, padded with zeros to `frames`.
+
+    Also returns where in its phone a frame lies: (position from 0 to 1, log(d + 1)); our addition.
+    """
+    ends = durations.cumsum(1)  # (b, p)
+    position = torch.arange(frames, device=states.device).expand(len(states), -1).contiguous()  # (b, t)
+    phone = torch.searchsorted(ends, position, right=True).clamp_max(states.shape[1] - 1)  # (b, t)
+    real = (position < ends[:, -1:])[..., None]
+    expanded = states.gather(1, phone[..., None].expand(-1, -1, states.shape[-1]))  # (b, t, d)
+    length = durations.gather(1, phone).float()
+    start = ends.gather(1, phone).float() - length
+    place = torch.stack([(position - start + 0.5) / length.clamp_min(1), torch.log1p(length)], -1)
+    return expanded * real, place * real

@@ -1,0 +1,275 @@
+"""Figures out of result records and training logs, in one style; colours and markers are safe for colour-blind readers.
+
+Figures are regenerated, never edited: equal records give equal bytes on one installation. Every function returns a
+matplotlib Figure; `draw_all` writes PNG and SVG to `figures/<preset>/`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ms_core import paths
+from ms_core.checkpoint import write_atomic
+from ms_core.config import load_preset
+from ms_core.records import Record, read_records
+from ms_core.report import QUALITY, RTF_SPLIT, RTF_THREADS, bench_seconds, system_order
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "mobilespeech",
+    "svg.fonttype": "path",
+}
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe and Ito (2008)
+CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+GROUPS = (  # of systems: start of the name, colour, marker
+    ("ground-truth", GREY, "D"),
+    ("mobilespeech-", BLUE, "o"),
+    ("peer/", GREEN, "^"),
+    ("authors/ground-truth-codec", GREY, "s"),
+    ("authors/", ORANGE, "s"),
+)
+LABELS = {
+    "ground-truth": "recording",
+    "ground-truth-codec": "recording through our codec",
+    "authors/ground-truth-codec": "recording through their codec",
+    "authors/mobilespeech": "MobileSpeech (authors' clips)",
+    "authors/mega-tts": "Mega-TTS (authors' clips)",
+    "authors/vall-e": "VALL-E (authors' clips)",
+    "authors/yourtts": "YourTTS (authors' clips)",
+}
+
+
+def label(system: str) -> str:
+    """A system's name for readers."""
+    if system.startswith("mobilespeech-"):
+        name, _, steps = system.removeprefix("mobilespeech-").partition("-steps")
+        return f"ours, {name.replace('-', ' ')}" + (f", S={steps}" if steps else "")
+    return LABELS.get(system, system.removeprefix("peer/"))
+
+
+def group_style(system: str) -> tuple[str, str]:
+    """Colour and marker of a system's group."""
+    return next(((colour, marker) for start, colour, marker in GROUPS if system.startswith(start)), (GREEN, "^"))
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg`, without date or version inside; returns their paths."""
+    written = []
+    with mpl.rc_context(STYLE):
+        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            path = Path(folder) / f"{name}.{form}"
+            write_atomic(path, lambda temporary, f=form, m=metadata: figure.savefig(temporary, format=f, metadata=m))
+            written.append(path)
+    return written
+
+
+def _panels(rows: int, columns: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    return figure, axes
+
+
+def _error(record: Record) -> list[list[float]] | None:
+    """Lengths of the interval below and above the value, as matplotlib's xerr and yerr take them."""
+    if record.ci_low is None:
+        return None
+    return [[max(0.0, record.value - record.ci_low)], [max(0.0, record.ci_high - record.value)]]
+
+
+def _quality(records: Sequence[Record], split: str) -> dict[tuple[str, str], Record]:
+    """(system, metric) -> record of a split, without differences."""
+    return {(r.system, r.metric): r for r in records if r.split == split and r.pair_with is None}
+
+
+def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = tuple(QUALITY)[:6]) -> Figure:
+    """Dot plot with intervals: a panel a metric, a row a system. Raises ValueError where nothing was measured."""
+    found = _quality(records, split)
+    systems = sorted({s for s, m in found if m in metrics and not re.search(r"-steps\d+$", s)}, key=system_order)
+    metrics = [m for m in metrics if any((s, m) in found for s in systems)]
+    if not systems:
+        raise ValueError(f"no record of {', '.join(QUALITY)} on split {split!r}: evaluate it first")
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure, axes = _panels(rows, columns, 2.0 + 1.9 * columns, 0.5 + rows * (0.55 + 0.2 * len(systems)), sharey=True)
+    with mpl.rc_context(STYLE):
+        for axis, metric in zip(axes, metrics, strict=False):
+            for row, system in enumerate(systems):
+                if (record := found.get((system, metric))) is None:
+                    continue
+                colour, marker = group_style(system)
+                axis.errorbar(record.value, row, xerr=_error(record), fmt=marker, color=colour, elinewidth=1.2)
+            axis.set_title(QUALITY[metric][0])
+            axis.set_yticks(range(len(systems)), [label(system) for system in systems])
+            axis.set_ylim(len(systems) - 0.5, -0.5)
+            axis.margins(x=0.12)
+            axis.tick_params(axis="y", length=0)
+        for axis in axes[len(metrics) :]:
+            axis.set_visible(False)
+        n = sorted({r.n for (_, m), r in found.items() if m in metrics})
+        figure.supxlabel(f"{split}, n = {'/'.join(map(str, n))} utterances; bars: 95 % bootstrap interval", fontsize=8)
+    return figure
+
+
+def _by_steps(records: Sequence[Record], preset: str) -> dict[str, int]:
+    """System -> passes in layer 1, of our system and its `-steps<S>` variants."""
+    base = f"mobilespeech-{preset}"
+    default = load_preset(preset).decoding.steps[0]
+    found = {}
+    for system in {r.system for r in records}:
+        if system == base:
+            found[system] = default
+        elif match := re.fullmatch(rf"{re.escape(base)}-steps(\d+)", system):
+            found[system] = int(match[1])
+    return dict(sorted(found.items(), key=lambda entry: entry[1]))
+
+
+def steps_tradeoff(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
+    """WER and SIM against the passes in layer 1, and both against RTF where it was measured.
+
+    Raises ValueError with fewer than two step counts.
+    """
+    quality = _quality(records, split)
+    steps = {s: n for s, n in _by_steps(records, preset).items() if (s, "wer") in quality}
+    if len(steps) < 2:
+        raise ValueError(f"{len(steps)} step counts of mobilespeech-{preset} on {split!r}: at least two are needed")
+    speed = {
+        r.system: r.value
+        for r in records
+        if r.metric == "rtf_total" and r.split == RTF_SPLIT and r.threads == RTF_THREADS and r.system in steps
+    }
+    rows = 2 if len(speed) > 1 else 1
+    figure, axes = _panels(rows, 2, 6.4, 2.4 * rows)
+    with mpl.rc_context(STYLE):
+        for row, places in enumerate((steps, speed)[:rows]):
+            for column, metric in enumerate(("wer", sim)):
+                axis = axes[2 * row + column]
+                known = [s for s in steps if s in places and (s, metric) in quality]
+                values = [quality[s, metric] for s in known]
+                axis.plot([places[s] for s in known], [r.value for r in values], color=BLUE, linewidth=0.9)
+                for system, record in zip(known, values, strict=True):
+                    axis.errorbar(places[system], record.value, yerr=_error(record), fmt="o", color=BLUE)
+                    if row:
+                        spot = (places[system], record.value)
+                        axis.annotate(
+                            f"S={steps[system]}",
+                            spot,
+                            xytext=(5, 4 if metric == "wer" else -11),
+                            textcoords="offset points",
+                        )
+                axis.margins(x=0.14, y=0.14)
+                axis.set_title(QUALITY[metric][0])
+                axis.set_xlabel("RTF, one thread" if row else "S, passes in codec layer 1")
+                if not row:
+                    axis.set_xscale("log", base=2)
+                    axis.set_xticks(list(steps.values()), [str(n) for n in steps.values()])
+                    axis.minorticks_off()
+    return figure
+
+
+def read_log(path: Path) -> list[dict]:
+    """Rows of a training log (JSONL); a last line that was cut off is left out. Raises ValueError for another form."""
+    rows = []
+    lines = Path(path).read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not JSON") from None
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def _series(rows: Sequence[dict], split: str, key: str) -> tuple[list[float], list[float]]:
+    points = [(r["step"], r[key]) for r in rows if r.get("split") == split and r.get(key) is not None]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) -> Figure:
+    """Loss of train and dev, and dev cross-entropy and accuracy of some codec layers where logged, against steps."""
+    wanted = [("loss", [("train", "loss"), ("dev", "loss")])]
+    wanted += [("cross-entropy by layer, dev", [("dev", f"ce_{j}") for j in layers])]
+    wanted += [("accuracy by layer, dev", [("dev", f"acc_{j}") for j in layers])]
+    panels = [(title, [w for w in lines if _series(rows, *w)[0]]) for title, lines in wanted]
+    panels = [(title, lines) for title, lines in panels if lines]
+    if not panels:
+        raise ValueError('no row of the log has "split": "train" or "dev" with a "loss": nothing to draw')
+    figure, axes = _panels(1, len(panels), 0.4 + 2.8 * len(panels), 2.5)
+    with mpl.rc_context(STYLE):
+        for axis, (title, lines) in zip(axes, panels, strict=True):
+            for i, (split, key) in enumerate(lines):
+                x, y = _series(rows, split, key)
+                name = split if key == "loss" else f"layer {key.split('_')[1]}"
+                axis.plot(x, y, color=CYCLE[i], linestyle=DASHES[i], marker="." if len(x) < 30 else "", label=name)
+            axis.set_title(title)
+            axis.set_xlabel("step")
+            axis.legend()
+    return figure
+
+
+def rtf_length(records: Sequence[Record]) -> Figure:
+    """RTF against the length of the output, a line a system and thread count. Raises ValueError without a bench."""
+    lines: dict[tuple, list[Record]] = {}
+    for record in records:
+        if record.metric == "rtf_total" and record.split.startswith("bench-"):
+            key = (system_order(record.system), record.system, record.threads or 0, record.device)
+            lines.setdefault(key, []).append(record)
+    if not lines:
+        raise ValueError("no record of rtf_total on a bench-<seconds>s split: run the bench first")
+    figure, (axis,) = _panels(1, 1, 5.2, 2.8)
+    with mpl.rc_context(STYLE):
+        for i, ((_, system, threads, _), found) in enumerate(sorted(lines.items())):
+            found = sorted(found, key=lambda record: bench_seconds(record.split))
+            seconds = [bench_seconds(record.split) for record in found]
+            colour = CYCLE[i % len(CYCLE)]
+            name = f"{label(system)}, {threads} thread{'s' * (threads != 1)}" if threads else label(system)
+            style = DASHES[i % len(DASHES)]
+            axis.plot(seconds, [r.value for r in found], color=colour, linestyle=style, marker="o", label=name)
+            for x, record in zip(seconds, found, strict=True):
+                axis.errorbar(x, record.value, yerr=_error(record), fmt="none", color=colour, elinewidth=1)
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("length of the speech, s")
+        axis.set_title("RTF (compute seconds / audio seconds) ↓")
+        axis.legend()
+    return figure
+
+
+def draw_all(preset: str, results: Path | None = None, folder: Path | None = None) -> list[Path]:
+    """Draw what the records and logs (`results/<preset>/train-*.jsonl`) of a preset allow; returns the files."""
+    results, folder = Path(results or paths.results(preset)), Path(folder or paths.figures(preset))
+    records = read_records(results)
+    drawn: dict[str, Figure] = {}
+    for split in sorted({r.split for r in records if r.metric in QUALITY and not r.split.startswith("bench-")}):
+        drawn[f"metrics-{split}"] = metric_dots(records, split)
+        with_wer = {s for s, m in _quality(records, split) if m == "wer"}
+        if len(with_wer & set(_by_steps(records, preset))) > 1:
+            drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
+    if any(r.metric == "rtf_total" for r in records):
+        drawn["rtf-length"] = rtf_length(records)
+    for log in sorted(results.glob("train-*.jsonl")):
+        drawn[log.stem] = training_curves(read_log(log))
+    return [path for name, figure in drawn.items() for path in save(figure, folder, name)]

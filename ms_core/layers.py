@@ -1,0 +1,135 @@
+"""Building blocks that every part shares: rotary attention, the Conformer block, masks.
+
+The SMD's backbone is labelled "ConFormer Decoder" in the paper's Figure 1; its inner form is not given. Ours follows the
+macaron Conformer of the authors' code lineage (feed-forward, attention, convolution of kernel 9, feed-forward), with two
+changes of our own: rotary positions, which need no table, and LayerNorm instead of BatchNorm in the convolution module,
+so that neither padding nor the other examples of a batch can change a result.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Cache = tuple[Tensor, Tensor]  # keys and values of a prompt, (b, h, s, c) each
+
+
+def lengths_to_mask(lengths: Int[Tensor, " b"], longest: int) -> Bool[Tensor, "b t"]:
+    """True where a frame or phone is real, False where it is padding."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+def rotary(x: Float[Tensor, "b h t c"], first: int) -> Float[Tensor, "b h t c"]:
+    """Rotate pairs of channels by position (Su et al. 2021); the positions are first, first + 1, ..."""
+    half = x.shape[-1] // 2
+    rate = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = torch.arange(first, first + x.shape[2], device=x.device, dtype=torch.float32)[:, None] * rate  # (t, c/2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; self-attention with rotary positions, or plain cross-attention.
+
+    A `cache` of prompt keys and values stands before the sequence as a prefix: every frame may look at it, and it is
+    computed once for a voice, not once for a pass (`prompt_cache`).
+    """
+
+    def __init__(self, dim: int, heads: int, prefix: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.prompt_key_value = nn.Linear(dim, 2 * dim) if prefix else None
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b t (h c) -> b h t c", h=self.heads)
+
+    def keys_values(self, context: Float[Tensor, "b s d"]) -> Cache:
+        """Keys and values of a context to which `cross` attends."""
+        key, value = self.key_value(context).chunk(2, -1)
+        return self._split(key), self._split(value)
+
+    def prompt_cache(self, prompt: Float[Tensor, "b s d"]) -> Cache:
+        """Keys (at the positions just before the sequence) and values of the prompt states."""
+        key, value = self.prompt_key_value(prompt).chunk(2, -1)
+        return rotary(self._split(key), -prompt.shape[1]), self._split(value)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "b s"]) -> Tensor:
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        return self.out(rearrange(y, "b h t c -> b t (h c)"))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        mask: Bool[Tensor, "b t"],
+        cache: Cache | None = None,
+        cache_mask: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Self-attention over the sequence and, where given, the prefix."""
+        key, value = self.keys_values(x)
+        query, key = rotary(self._split(self.query(x)), 0), rotary(key, 0)
+        if cache is not None:
+            key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
+            mask = torch.cat([cache_mask, mask], 1)
+        return self._attend(query, key, value, mask)
+
+    def cross(self, x: Float[Tensor, "b t d"], cache: Cache, mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b t d"]:
+        """Attention to a context's keys and values; without positions."""
+        return self._attend(self._split(self.query(x)), *cache, mask)
+
+
+class FeedForward(nn.Sequential):
+    """Norm, widen, Swish, narrow."""
+
+    def __init__(self, dim: int, mult: int, dropout: float):
+        super().__init__(
+            nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(mult * dim, dim)
+        )
+
+
+class ConvModule(nn.Module):
+    """The Conformer's convolution: pointwise GLU, depthwise convolution, LayerNorm, Swish, pointwise."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.enter = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.inner_norm = nn.LayerNorm(dim)
+        self.leave = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        y = F.glu(self.enter(self.norm(x)), -1) * mask[..., None]  # padding must not leak through the kernel
+        y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
+        return self.leave(F.silu(self.inner_norm(y)))
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, norm (Gulati et al. 2020)."""
+
+    def __init__(self, dim: int, heads: int, mult: int, kernel: int, dropout: float, prefix: bool = False):
+        super().__init__()
+        self.first = FeedForward(dim, mult, dropout)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, prefix)
+        self.convolution = ConvModule(dim, kernel)
+        self.second = FeedForward(dim, mult, dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        mask: Bool[Tensor, "b t"],
+        cache: Cache | None = None,
+        cache_mask: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        x = x + 0.5 * self.dropout(self.first(x))
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache, cache_mask))
+        x = x + self.dropout(self.convolution(x, mask))
+        x = x + 0.5 * self.dropout(self.second(x))
+        return self.norm(x)

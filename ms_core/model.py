@@ -1,0 +1,174 @@
+"""MobileSpeech: phone encoder, durations, speaker prompt and SMD joined; its training loss; saving and loading."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ms_core.codec import Codec
+from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
+from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
+from ms_core.layers import lengths_to_mask
+from ms_core.prompt import PromptStates, SpeakerPrompt, frame_phones
+from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
+from ms_core.text import PHONES
+
+FORMAT = "ms-model-1"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenised speech: b utterances with a prompt each. Padding is phone id 0, duration 0, code 0."""
+
+    phones: Int[Tensor, "b p"]
+    durations: Int[Tensor, "b p"]
+    codes: Int[Tensor, "b n t"]
+    prompt_phones: Int[Tensor, "b q"]
+    prompt_durations: Int[Tensor, "b q"]
+    prompt_codes: Int[Tensor, "b n s"]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(**{k: v.to(device) for k, v in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class VoiceStates:
+    """What the model keeps of a prompt: acoustic states and duration states."""
+
+    prompt: PromptStates
+    durations: Float[Tensor, "b q d"] | None
+    duration_mask: Bool[Tensor, "b q"]
+
+
+class MobileSpeechModel(nn.Module):
+    """The acoustic model.
+
+    Args:
+        config: sizes and switches.
+        codec_config: says how many layers and entries the token grid has.
+        books: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
+    """
+
+    def __init__(self, config: ModelConfig, codec_config: CodecConfig, books: Float[Tensor, "n bins c"] | None):
+        super().__init__()
+        self.config, self.codec_config = config, codec_config
+        self.decoding = DecodingConfig(steps=(16,) + (1,) * (codec_config.n_q - 1))  # how it is meant to be decoded
+        self.text = PhoneEncoder(config, len(PHONES))
+        self.place = nn.Linear(2, config.dim)
+        self.extractor = DurationExtractor(config, len(PHONES)) if config.prompt_durations else None
+        self.duration = DurationPredictor(config)
+        self.prompt = SpeakerPrompt(config, len(PHONES))
+        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, books)
+
+    def voice(
+        self,
+        codes: Int[Tensor, "b n s"],
+        phones: Int[Tensor, "b q"],
+        durations: Int[Tensor, "b q"],
+    ) -> VoiceStates:
+        """Encode a prompt once: states, attention keys and values, duration states."""
+        frames = codes.shape[-1]
+        mask = lengths_to_mask(durations.sum(1), frames)
+        states, mean = self.prompt(self.smd.embed(codes), frame_phones(phones, durations, frames), mask)
+        attention = self.prompt.attention
+        cross = None if attention is None else attention.keys_values(states)
+        prefix = tuple(b.attention.prompt_cache(states) for b in self.smd.blocks) if self.config.prefix else ()
+        duration_states = None if self.extractor is None else self.extractor(phones, durations)
+        return VoiceStates(PromptStates(mask, mean, cross, prefix), duration_states, phones != 0)
+
+    def predict_durations(
+        self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates
+    ) -> Float[Tensor, "b p"]:
+        """log(d + 1) of each phone."""
+        return self.duration(states, phones != 0, voice.durations, voice.duration_mask)
+
+    def expand(
+        self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int, voice: VoiceStates
+    ) -> Float[Tensor, "b t d"]:
+        """Length regulator, then cross-attention to the prompt: the text row of Figure 1."""
+        expanded, place = regulate(states, durations, frames)
+        return self.prompt.attend(expanded + self.place(place), voice.prompt)
+
+    def forward(
+        self,
+        batch: Batch,
+        mask_config: MaskConfig,
+        generator: torch.Generator,
+        latent_weight: float = 0.0,
+        layer: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of one batch.
+
+        Returns `ce` (mean over masked frames of the drawn layers), `duration` (mean squared error of log(d + 1)),
+        `latent` (0 unless weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log.
+        `layer` (0-based) fixes the layer that is trained, with the same masks, for an evaluation by layer.
+        """
+        frames = batch.codes.shape[-1]
+        mask = lengths_to_mask(batch.durations.sum(1), frames)
+        drawn, masked = draw_masks(mask, self.codec_config.n_q, mask_config, generator)
+        if layer is not None:
+            drawn = torch.full_like(drawn, layer)
+        voice = self.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
+        states = self.text(batch.phones)
+        text = self.expand(states, batch.durations, frames, voice)
+        grid = apply_mask(batch.codes, drawn, masked, self.smd.mask_id)
+        logits, residual = self.smd(text, grid, drawn, mask, voice.prompt)
+        target = batch.codes.gather(1, drawn[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
+        ce = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none") * masked  # (b, t)
+        log_durations = self.predict_durations(states, batch.phones, voice).float()
+        real = batch.phones != 0
+        error = (log_durations - torch.log1p(batch.durations.float())).square() * real
+        losses = {
+            "ce": ce.sum() / masked.sum(),
+            "duration": error.sum() / real.sum(),
+            "latent": torch.zeros((), device=ce.device),
+            "layer": drawn,
+            "masked": masked.sum(1),
+            "ce_sum": ce.detach().sum(1),
+            "correct": ((logits.argmax(-1) == target) & masked).sum(1),
+        }
+        if residual is not None and latent_weight > 0:
+            prior = self.smd.prior
+            lower = apply_mask(batch.codes, drawn, torch.ones_like(masked), self.smd.mask_id)
+            true = prior.known(batch.codes) - prior.known(lower)  # (b, t, c)
+            scale = prior.scale[drawn][:, None]  # (b, 1, c)
+            error = ((residual - true).square().sum(-1) / scale.square().sum(-1)) * masked
+            losses["latent"] = error.sum() / masked.sum()
+        return losses
+
+    def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
+        """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""
+        meta = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "codec_config": self.codec_config.model_dump(mode="json"),
+            "decoding": self.decoding.model_dump(mode="json"),
+            "token_digest": codec.token_digest,
+            "phones": list(PHONES),
+            "provenance": provenance,
+        }
+        save_checkpoint(folder, {k: v.half() for k, v in self.state_dict().items()}, meta)
+
+    @classmethod
+    def load(cls, folder: Path, codec: Codec) -> "MobileSpeechModel":
+        """Raises CheckpointError when the files are damaged or belong to another codec or phone table."""
+        tensors, meta = load_checkpoint(folder, FORMAT)
+        if meta["token_digest"] != codec.token_digest:
+            raise CheckpointError(
+                f"{folder}: trained on tokens {meta['token_digest']}, this codec makes {codec.token_digest}; "
+                "use the codec that was saved with the model"
+            )
+        if meta["phones"] != list(PHONES):
+            raise CheckpointError(f"{folder}: its phone table is not this version's")
+        config = parse(ModelConfig, meta["config"], str(folder))
+        model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
+        try:
+            model.load_state_dict({k: v.float() for k, v in tensors.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: weights do not fit the config ({error})") from None
+        model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
+        return model.eval()

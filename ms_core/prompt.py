@@ -1,0 +1,66 @@
+"""The speaker prompt: prompt encoder, cross-attention, prefix (paper.md, section 1.3).
+
+Known: prompt codes A of N layers by T_p frames pass a Prompt Encoder, whose states enter the text row by cross-attention
+and the Conformer decoder directly. That the second path is a prefix is our reading of Figure 1. Ours besides: the
+encoder also sees which phone is spoken in each prompt frame, so that attention can look a phone up in the prompt, and
+the mean of the prompt states is added to every frame.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ms_core.config import ModelConfig
+from ms_core.layers import Attention, Cache, ConformerBlock
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """All that the decoder needs of a voice; computed once and kept."""
+
+    mask: Bool[Tensor, "b s"]
+    mean: Float[Tensor, "b d"]
+    cross: Cache | None  # keys and values for the text's cross-attention
+    prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
+
+
+class SpeakerPrompt(nn.Module):
+    """Embedded prompt codes to the states, and the cross-attention through which text frames read them."""
+
+    def __init__(self, config: ModelConfig, phones: int):
+        super().__init__()
+        self.phone = nn.Embedding(phones, config.dim, padding_idx=0)
+        self.blocks = nn.ModuleList(
+            ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
+            for _ in range(config.prompt_layers)
+        )
+        self.mean = nn.Linear(config.dim, config.dim)
+        self.norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(config.dim, config.heads) if config.cross_attention else None
+
+    def forward(
+        self, embedded: Float[Tensor, "b s d"], phones: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"]
+    ) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b d"]]:
+        """Prompt states and their mean; `phones` names the phone of each frame."""
+        x = embedded + self.phone(phones)
+        for block in self.blocks:
+            x = block(x, mask)
+        weight = mask[..., None] / mask.sum(1).clamp_min(1)[:, None, None]
+        return x, self.mean((x * weight).sum(1))
+
+    def attend(self, text: Float[Tensor, "b t d"], prompt: PromptStates) -> Float[Tensor, "b t d"]:
+        """Text frames with what they found in the prompt added."""
+        text = text + prompt.mean[:, None]
+        if self.attention is None:
+            return text
+        return text + self.attention.cross(self.norm(text), prompt.cross, prompt.mask)
+
+
+def frame_phones(phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], frames: int) -> Int[Tensor, "b t"]:
+    """The phone id spoken in each frame, 0 beyond the end."""
+    ends = durations.cumsum(1)
+    position = torch.arange(frames, device=phones.device).expand(len(phones), -1).contiguous()
+    index = torch.searchsorted(ends, position, right=True)
+    return phones.gather(1, index.clamp_max(phones.shape[1] - 1)) * (position < ends[:, -1:])

@@ -1,0 +1,216 @@
+"""The speech mask decoder (SMD): Conformer over the token grid, the three mask regimes, iterative parallel decoding.
+
+What Figure 1(b) of the paper shows: text states plus the sum of the code embeddings enter a Conformer; layer 1 is
+trained with all frames masked (P_{1-alpha}) or part of them (P_alpha), a higher layer with the layers below visible, part
+of its own frames masked and all above masked (P_rank). What it does not show is our choice: alpha, the law of P_rank,
+sizes, the ratio cos(u) (SoundStorm's), and the decoding schedule (MaskGIT's and SoundStorm's; paper.md, sections 2, 3).
+
+Ours besides (`codebook_prior`): the decoder predicts the codec's continuous latent of each frame, and a token's logit
+starts from how near its code vector lies to what the layers below have left of that latent. It is a Gaussian in the
+codec's own geometry, on which the usual linear head builds; it only adds terms to the logits.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ms_core.config import MaskConfig, ModelConfig
+from ms_core.layers import ConformerBlock
+from ms_core.prompt import PromptStates
+
+Generators = Sequence[torch.Generator]
+
+
+class SpeechMaskDecoder(nn.Module):
+    """Fills one layer of the grid: text states and known codes in, logits of the chosen layer out.
+
+    Args:
+        books: the codec's code vectors (n, bins, c), None for a codec without them; a constant, not saved.
+    """
+
+    def __init__(self, config: ModelConfig, n_q: int, bins: int, books: Float[Tensor, "n bins c"] | None):
+        super().__init__()
+        dim = config.dim
+        self.n_q, self.bins, self.mask_id = n_q, bins, bins
+        self.embedding = nn.Embedding(n_q * (bins + 1), dim)  # one table a layer, MASK last in each
+        self.layer = nn.Embedding(n_q, dim)  # which layer is asked for
+        self.blocks = nn.ModuleList(
+            ConformerBlock(dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout, config.prefix)
+            for _ in range(config.smd_layers)
+        )
+        self.head = nn.Parameter(torch.zeros(n_q, dim, bins))
+        self.bias = nn.Parameter(torch.zeros(n_q, 1, bins))
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.layer.weight, std=0.02)
+        self.prior = CodebookPrior(dim, books) if config.codebook_prior and books is not None else None
+        if self.prior is None:
+            nn.init.normal_(self.head, std=dim**-0.5)
+
+    def embed(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t d"]:
+        """Sum over layers of the code embeddings; MASK (id `bins`) has an embedding of its own in each layer."""
+        offset = torch.arange(codes.shape[1], device=codes.device)[:, None] * (self.bins + 1)
+        x = self.embedding(codes + offset).sum(1)  # (b, t, d)
+        return x if self.prior is None else x + self.prior.embed(codes)
+
+    def forward(
+        self,
+        text: Float[Tensor, "b t d"],
+        codes: Int[Tensor, "b n t"],
+        layer: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b t"],
+        prompt: PromptStates,
+    ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
+        """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
+        x = text + self.embed(codes) + self.layer(layer)[:, None]
+        for index, block in enumerate(self.blocks):
+            x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
+        logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
+        if self.prior is None:
+            return logits, None
+        prior, residual = self.prior(x, layer)
+        return logits + prior, residual
+
+
+class CodebookPrior(nn.Module):
+    """Logits from the codec's geometry: log N(code vector; predicted residual, precision), up to a constant."""
+
+    def __init__(self, dim: int, books: Float[Tensor, "n bins c"]):
+        super().__init__()
+        n_q, _, width = books.shape
+        # standard deviation of what layers j.. add to the latent, (n, c), from the codebooks alone
+        scale = torch.stack([books[j:].square().mean(1).sum(0) for j in range(n_q)]).sqrt().clamp_min(1e-4)
+        self.register_buffer("books", torch.cat([books, torch.zeros(n_q, 1, width)], 1), persistent=False)  # MASK: zero
+        self.register_buffer("scale", scale, persistent=False)
+        self.enter = nn.Linear(width, dim)
+        self.residual = nn.Parameter(torch.randn(n_q, dim, width) * dim**-0.5 / 4)
+        self.log_precision = nn.Parameter(torch.zeros(n_q, width))  # over 1 / scale^2
+        # 0: entries are equally likely before the model has learned; 1: a pure Gaussian, under which far ones are rare
+        self.norm_weight = nn.Parameter(torch.zeros(n_q))
+        self.confidence = nn.Linear(dim, n_q)
+        nn.init.zeros_(self.confidence.weight)
+        nn.init.zeros_(self.confidence.bias)
+
+    def known(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t c"]:
+        """Sum of the code vectors that are known; MASK counts as zero."""
+        index = torch.arange(codes.shape[1], device=codes.device)[:, None]
+        return self.books[index, codes].sum(1)
+
+    def embed(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t d"]:
+        return self.enter(self.known(codes) / self.scale[0])
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"]]:
+        """Logits, and the residual that they were made from: the model's guess at latent minus layers below."""
+        residual = torch.bmm(x, self.residual[layer].to(x.dtype)).float()  # (b, t, c), standard units
+        scale = self.scale[layer][:, None]  # (b, 1, c)
+        book = self.books[layer, :-1] / scale  # (b, bins, c)
+        weighted = book * self.log_precision[layer].exp()[:, None]
+        half_norm = (weighted * book).sum(-1)[:, None] / 2 * self.norm_weight[layer, None, None]  # (b, 1, bins)
+        confidence = self.confidence(x).float().gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
+        return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * scale
+
+
+def draw_masks(
+    frames: Bool[Tensor, "b t"], n_q: int, config: MaskConfig, generator: torch.Generator
+) -> tuple[Int[Tensor, " b"], Bool[Tensor, "b t"]]:
+    """For each example the layer to train (0-based) and its masked frames.
+
+    The layer is drawn by P_rank. Layer 1: with probability 1 - alpha every frame, else each frame with probability
+    cos(u), u ~ U[0, pi/2]; a higher layer: always the latter. At least one real frame is masked; padding never is.
+    """
+    batch = len(frames)
+    law = torch.tensor(config.rank_probabilities(n_q))
+    layer = torch.multinomial(law, batch, replacement=True, generator=generator)
+    whole = (layer == 0) & (torch.rand(batch, generator=generator) >= config.alpha)
+    ratio = torch.cos(torch.rand(batch, generator=generator) * (math.pi / 2))
+    draw = torch.rand(frames.shape, generator=generator)
+    layer, whole, ratio, draw = (x.to(frames.device) for x in (layer, whole, ratio, draw))
+    masked = (whole[:, None] | (draw < ratio[:, None])) & frames
+    first = draw.masked_fill(~frames, 2.0).argmin(1, keepdim=True)  # the frame to mask if no other was
+    masked |= frames & ~masked.any(1, keepdim=True) & torch.zeros_like(masked).scatter(1, first, True)
+    return layer, masked
+
+
+def apply_mask(
+    codes: Int[Tensor, "b n t"], layer: Int[Tensor, " b"], masked: Bool[Tensor, "b t"], mask_id: int
+) -> Int[Tensor, "b n t"]:
+    """Layers below `layer` visible, `layer` hidden where `masked`, all layers above hidden."""
+    rank = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
+    chosen = layer[:, None, None]
+    hidden = (rank > chosen) | ((rank == chosen) & masked[:, None])
+    return codes.masked_fill(hidden, mask_id)
+
+
+def still_masked(frames: int, step: int, steps: int) -> int:
+    """How many of `frames` stay masked after pass `step` (1-based) of `steps`: the cosine schedule."""
+    if step >= steps:
+        return 0
+    return min(math.floor(frames * math.cos(math.pi / 2 * step / steps)), max(frames - step, 0))
+
+
+def gumbel(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
+    """Standard Gumbel noise, each example from its own generator (on the CPU, so that every device draws the same)."""
+    uniform = torch.stack([torch.rand(tuple(shape[1:]), generator=g) for g in generators]).to(device)
+    return -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
+
+
+@torch.inference_mode()
+def fill_grid(
+    decoder: SpeechMaskDecoder,
+    text: Float[Tensor, "b t d"],
+    mask: Bool[Tensor, "b t"],
+    prompt: PromptStates,
+    steps: Sequence[int],
+    generators: Generators,
+    temperature: float = 1.0,
+    choice_temperature: float = 1.0,
+    known: Int[Tensor, "b n t"] | None = None,
+    on_pass=None,
+) -> Int[Tensor, "b n t"]:
+    """Iterative parallel decoding, layer by layer from the lowest.
+
+    In a layer of S > 1 passes each pass draws a token for every masked frame and keeps the surest: the log probability
+    of the drawn token plus Gumbel noise, annealed to zero, is ranked, and the cosine schedule says how many stay masked.
+    A token once kept stays and is fed back. The last pass of a layer, so the only pass of most layers, is greedy.
+
+    Args:
+        known: codes (b, n_known, t) of the lowest layers, not to be predicted (true layers for a diagnosis, say).
+        on_pass: called as on_pass(layer, step, codes) after every pass, for a picture or a progress bar.
+    """
+    batch, frames = mask.shape
+    codes = torch.full((batch, decoder.n_q, frames), decoder.mask_id, device=text.device)
+    first = 0
+    if known is not None:
+        first = known.shape[1]
+        codes[:, :first] = known
+    lengths = mask.sum(1)
+    for layer in range(first, decoder.n_q):
+        index = torch.full((batch,), layer, device=text.device)
+        for step in range(1, steps[layer] + 1):
+            unknown = (codes[:, layer] == decoder.mask_id) & mask  # (b, t)
+            logits, _ = decoder(text, codes, index, mask, prompt)
+            logp = logits.float().log_softmax(-1)
+            if step == steps[layer]:
+                codes[:, layer] = torch.where(unknown, logp.argmax(-1), codes[:, layer])
+            else:
+                noisy = logp
+                if temperature > 0:
+                    noisy = logp + temperature * gumbel(logp.shape, generators, text.device)
+                token = noisy.argmax(-1)  # (b, t): Gumbel-max draws from softmax(logp / temperature)
+                confidence = logp.gather(-1, token[..., None])[..., 0]
+                noise = choice_temperature * (1 - step / steps[layer])
+                if noise > 0:
+                    confidence = confidence + noise * gumbel(confidence.shape, generators, text.device)
+                confidence = confidence.masked_fill(~unknown, torch.inf)
+                keep_masked = [still_masked(int(n), step, steps[layer]) for n in lengths]
+                rank = confidence.argsort(1, stable=True).argsort(1)  # 0 is the least sure
+                masked = rank < torch.tensor(keep_masked, device=text.device)[:, None]
+                codes[:, layer] = torch.where(unknown & ~masked, token, codes[:, layer])
+            if on_pass is not None:
+                on_pass(layer, step, codes)
+        codes[:, layer] = codes[:, layer].masked_fill(~mask, 0)
+    return codes

@@ -1,0 +1,293 @@
+"""Text and a voice to a waveform: the public face of the package."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ms_core import paths
+from ms_core.align import align, durations
+from ms_core.audio import load_speech
+from ms_core.checkpoint import CheckpointError, sha256, write_atomic
+from ms_core.codec import Codec, load_codec
+from ms_core.config import ConfigError, DecodingConfig
+from ms_core.data import Tokens
+from ms_core.encoder import round_durations
+from ms_core.model import MobileSpeechModel, VoiceStates
+from ms_core.smd import fill_grid
+from ms_core.text import BOUNDARIES, BOUNDARY, LONG_PAUSE, PHONES, SHORT_PAUSE, phone_ids, phonemise
+
+ALIGN_RATE = 16_000  # Hz, what the aligner hears
+PROMPT_SECONDS = 3.0  # the paper's prompt length
+CHUNK_PHONES = 160  # a longer text is spoken in parts, cut at its pauses: about 12 s, the longest seen in training
+VOICE_BYTES = 16 << 20  # a larger voice file is refused
+
+
+class VoiceError(ValueError):
+    """A voice that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An enrolled speaker: the prompt's codes (n, t), phones with their durations in frames, and where it came from."""
+
+    codes: Int[torch.Tensor, "n t"]
+    phones: tuple[str, ...]
+    durations: tuple[int, ...]
+    token_digest: str
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; a failure leaves nothing behind."""
+        tensors = {
+            "codes": self.codes.to(torch.int16).contiguous(),
+            "phones": torch.tensor(phone_ids(self.phones), dtype=torch.int16),
+            "durations": torch.tensor(self.durations, dtype=torch.int16),
+        }
+        meta = {**self.meta, "format": "ms-voice-1", "token_digest": self.token_digest}
+        write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata=meta))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Voice":
+        """Raises VoiceError for a file that is missing, too large, or no voice."""
+        path = Path(path)
+        if not path.is_file():
+            raise VoiceError(f"no voice file {path}; shipped voices: {', '.join(shipped_voices()) or 'none'}")
+        if path.stat().st_size > VOICE_BYTES:
+            raise VoiceError(f"{path}: {path.stat().st_size} bytes are too many for a voice (at most {VOICE_BYTES})")
+        try:
+            with safe_open(path, "pt") as file:
+                meta = dict(file.metadata() or {})
+                codes, phones, frames = (file.get_tensor(k).long() for k in ("codes", "phones", "durations"))
+        except (SafetensorError, OSError) as error:
+            raise VoiceError(f"{path}: not a voice file ({error})") from None
+        good = meta.pop("format", "") == "ms-voice-1" and codes.ndim == 2 and phones.shape == frames.shape
+        good = good and int(phones.min()) >= 0 and int(phones.max()) < len(PHONES)
+        if not good or int(frames.sum()) != codes.shape[1]:
+            raise VoiceError(f"{path}: not a voice file of this version (format, shapes or durations are wrong)")
+        names = tuple(PHONES[i] for i in phones)
+        return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
+
+
+def shipped_voices() -> list[str]:
+    """Names of the voices that the package carries."""
+    return sorted(p.stem for p in (paths.ASSETS / "voices").glob("*.safetensors"))
+
+
+class MobileSpeech:
+    """Zero-shot text-to-speech: `voice` enrols a speaker once, `synthesize` speaks any text with that voice."""
+
+    def __init__(self, codec: Codec, model: MobileSpeechModel, decoding: DecodingConfig, checkpoint: str = ""):
+        self.codec, self.model, self.decoding, self.checkpoint = codec, model.eval(), decoding, checkpoint
+        self.sample_rate = codec.config.sample_rate
+        self._states: tuple[Voice, VoiceStates] | None = None  # of the voice that spoke last
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "MobileSpeech":
+        """Load a shipped pair by name, or a folder that holds `codec/` and `model/`.
+
+        Raises CheckpointError when nothing is there, or the pair is damaged or does not belong together.
+        """
+        shipped = paths.shipped(str(name))
+        folder = shipped if Path(str(name)).name == str(name) and shipped.is_dir() else Path(name)
+        if not folder.is_dir():
+            names = sorted(p.parent.name for p in paths.ASSETS.glob("*/model"))
+            raise CheckpointError(f"no model {str(name)!r}: give a folder, or one of the shipped {', '.join(names)}")
+        codec = load_codec(folder / "codec")
+        model = MobileSpeechModel.load(folder / "model", codec)
+        return cls(codec, model, model.decoding, sha256(folder / "model" / "weights.safetensors"))
+
+    def voice(
+        self,
+        prompt: str | Path | tuple[np.ndarray, int],
+        text: str,
+        seconds: float | None = PROMPT_SECONDS,
+        meta: dict[str, str] | None = None,
+    ) -> Voice:
+        """Enrol a speaker from a recording and the words in it.
+
+        Args:
+            prompt: an audio file, or (samples, sample rate); 1 to 30 s of clear speech.
+            text: what is said in it.
+            seconds: use the first words of about this length, as the model was trained on; None keeps all.
+
+        Raises AudioError (unusable recording), TextError (unreadable text) or AlignmentError (they do not match).
+        """
+        wave = load_speech(prompt, self.sample_rate)
+        heard = wave if self.sample_rate == ALIGN_RATE else load_speech((wave, self.sample_rate), ALIGN_RATE)
+        phones = align(heard, text)
+        codes = self.codec.encode(torch.from_numpy(wave)[None, None])[0].cpu()  # (n, t)
+        frames = durations(phones, codes.shape[1], self.codec.config.frame_rate)
+        whole = Tokens(np.array(phone_ids(phones.phones)), np.array(frames), codes.numpy())
+        part = whole if seconds is None else first_words(whole, round(seconds * self.codec.config.frame_rate))
+        names = tuple(PHONES[i] for i in part.phones)
+        return Voice(
+            torch.from_numpy(part.codes.copy()),
+            names,
+            tuple(int(f) for f in part.durations),
+            self.codec.token_digest,
+            {"text": text, **(meta or {})},
+        )
+
+    def load_voice(self, name: str | Path) -> Voice:
+        """A shipped voice by name, or a voice file."""
+        shipped = paths.ASSETS / "voices" / f"{name}.safetensors"
+        return Voice.load(shipped if shipped.is_file() else name)
+
+    @torch.inference_mode()
+    def encode_voice(self, voice: Voice) -> VoiceStates:
+        """The voice's states, kept until another voice speaks. Raises VoiceError for another codec's tokens."""
+        if voice.token_digest != self.codec.token_digest:
+            raise VoiceError(
+                f"this voice holds tokens of codec {voice.token_digest}, the model needs {self.codec.token_digest}: "
+                "enrol the speaker again with this model"
+            )
+        if self._states is None or self._states[0] is not voice:
+            phones = torch.tensor([phone_ids(voice.phones)])
+            frames = torch.tensor([voice.durations])
+            self._states = voice, self.model.voice(voice.codes[None].long(), phones, frames)
+        return self._states[1]
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        phones: Sequence[str],
+        voice: Voice,
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+        durations: Sequence[int] | None = None,
+        known: Int[torch.Tensor, "n t"] | None = None,
+        timings: dict[str, float] | None = None,
+        on_pass=None,
+    ) -> tuple[Int[torch.Tensor, "n t"], list[int]]:
+        """Codes and durations for a sequence of phones.
+
+        Args:
+            durations: frames of each phone; predicted when None.
+            known: true codes of the lowest layers, for a diagnosis; only the layers above are predicted.
+            timings: a dict to which seconds spent on `prompt`, `duration` and `smd` are added.
+        """
+        clock = Clock(timings)
+        states = self.encode_voice(voice)
+        clock.lap("prompt")
+        ids = torch.tensor([phone_ids(phones)])  # (1, p)
+        text = self.model.text(ids)
+        if durations is None:
+            spoken = torch.tensor([[p not in BOUNDARIES for p in phones]])
+            predicted = self.model.predict_durations(text, ids, states)
+            frames = round_durations(predicted, ids != 0, spoken, self.decoding.duration_scale)
+        else:
+            frames = torch.tensor([list(durations)])
+        count = int(frames.sum())
+        expanded = self.model.expand(text, frames, count, states)
+        clock.lap("duration")
+        codes = fill_grid(
+            self.model.smd,
+            expanded,
+            torch.ones(1, count, dtype=torch.bool),
+            states.prompt,
+            self._steps(steps),
+            [torch.Generator().manual_seed(seed)],
+            self.decoding.temperature,
+            self.decoding.choice_temperature,
+            None if known is None else known[None],
+            on_pass,
+        )
+        clock.lap("smd")
+        return codes[0], frames[0].tolist()
+
+    def _steps(self, steps: Sequence[int] | None) -> Sequence[int]:
+        if steps is None:
+            return self.decoding.steps
+        n_q = self.codec.config.n_q
+        if len(steps) != n_q or min(steps) < 1:
+            raise ConfigError(f"steps {list(steps)}: give {n_q} positive pass counts, one for each codec layer")
+        return steps
+
+    def stream(
+        self,
+        text: str,
+        voice: Voice,
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Iterator[Float[np.ndarray, " l"]]:
+        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text."""
+        clock = Clock(timings)
+        phones = phonemise(text)
+        clock.lap("text")
+        for index, part in enumerate(chunks(phones, CHUNK_PHONES)):
+            codes, _ = self.generate(part, voice, seed + index, steps, timings=timings)
+            clock.restart()
+            wave = self.codec.decode(codes[None])[0, 0].cpu().numpy()
+            clock.lap("codec")
+            yield wave
+
+    def synthesize(
+        self,
+        text: str,
+        voice: Voice,
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> Float[np.ndarray, " l"]:
+        """Speak a text: float32 samples in [-1, 1] at `sample_rate`. The seed fixes the result.
+
+        `steps` are decoding passes for each codec layer. Seconds spent are added to `timings` under `text`, `prompt`,
+        `duration`, `smd` and `codec`. Raises TextError for a text that cannot be read aloud.
+        """
+        return np.concatenate(list(self.stream(text, voice, seed, steps, timings)))
+
+
+class Clock:
+    """Adds the seconds between laps to a dict; does nothing for None."""
+
+    def __init__(self, timings: dict[str, float] | None):
+        self.timings = timings
+        self.restart()
+
+    def restart(self) -> None:
+        self.since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if self.timings is not None:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - self.since
+        self.restart()
+
+
+def first_words(utterance: Tokens, frames: int) -> Tokens:
+    """The first words, up to the word boundary nearest to `frames`."""
+    bounds = utterance.words()
+    ends = np.cumsum(utterance.durations)[bounds]
+    nearest = 1 + int(np.abs(ends[1:] - frames).argmin())
+    return utterance.between(bounds[0], bounds[nearest])
+
+
+def chunks(phones: Sequence[str], limit: int) -> list[list[str]]:
+    """Cut a phone sequence at pauses into parts of at most `limit` phones; a part begins and ends with "_".
+
+    A long pause is preferred, then a short one, then any word boundary, the last that fits; a word of more than `limit`
+    phones is not cut.
+    """
+    phones = list(phones)
+    parts = []
+    while len(phones) > limit:
+        inner = range(1, len(phones) - 1)
+        cut = 0
+        for kind in (LONG_PAUSE, SHORT_PAUSE, BOUNDARY):
+            cut = max((i for i in inner if phones[i] == kind and limit // 4 <= i < limit), default=0)
+            if cut:
+                break
+        if not cut:
+            cut = min((i for i in inner if phones[i] in BOUNDARIES), default=0)
+        if not cut:
+            break
+        parts.append([*phones[:cut], BOUNDARY])
+        phones = [BOUNDARY, *phones[cut + 1 :]]
+    return [*parts, phones]

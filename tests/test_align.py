@@ -1,0 +1,218 @@
+"""Forced alignment and durations, on shipped speech (else on that of the data folder)."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_core import paths
+from ms_core.align import (
+    MIN_PHONE_FRAMES,
+    Aligned,
+    AlignmentError,
+    align,
+    align_corpus,
+    align_scored,
+    durations,
+    read_textgrid,
+)
+from ms_core.audio import load_speech
+from ms_core.text import BOUNDARIES, normalise, pronunciations
+
+Speech = list[tuple[str, Path, np.ndarray, str]]
+
+
+@pytest.fixture(scope="module")
+def speech() -> Speech:
+    """Six utterances of 3 to 9 s: (id, path, wav at 16 kHz, text)."""
+    root = next((r for r in (paths.ASSETS / "smoke", paths.data()) if (r / "manifest.tsv").exists()), None)
+    if root is None:
+        pytest.skip("no speech: neither the shipped manifest nor $MS_DATA/manifest.tsv")
+    with (root / "manifest.tsv").open(encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if 3 < float(r["seconds"]) < 9]
+    rows = [r for r in rows if r["set"] != "train-accented"]
+    chosen = rows[:: max(1, len(rows) // 6)][:6]
+    return [(r["utt"], root / r["path"], load_speech(root / r["path"], 16_000), r["text"]) for r in chosen]
+
+
+def words_of(aligned: Aligned) -> list[list[str]]:
+    """Phones between boundaries."""
+    words: list[list[str]] = [[]]
+    for phone in aligned.phones:
+        words.append([]) if phone in BOUNDARIES else words[-1].append(phone)
+    return [w for w in words if w]
+
+
+def test_an_alignment_covers_the_recording_and_the_text(speech: Speech) -> None:
+    for _, _, wav, text in speech:
+        aligned = align(wav, text)
+        assert aligned.phones[0] == aligned.phones[-1] == "_"
+        assert aligned.starts == [0.0, *aligned.ends[:-1]]
+        assert aligned.ends[-1] == pytest.approx(len(wav) / 16_000, abs=1e-4)
+        lengths = np.subtract(aligned.ends, aligned.starts)
+        is_phone = np.array([p not in BOUNDARIES for p in aligned.phones])
+        assert (lengths[is_phone] > MIN_PHONE_FRAMES * 0.01 - 1e-6).all()
+        assert (lengths >= 0).all()
+        for phones, word in zip(words_of(aligned), normalise(text), strict=True):
+            assert phones in pronunciations(word)
+
+
+def test_results_do_not_depend_on_the_order(speech: Speech) -> None:
+    forward = [align_scored(wav, text) for _, _, wav, text in speech]
+    backward = [align_scored(wav, text) for _, _, wav, text in reversed(speech)]
+    assert forward == backward[::-1]
+
+
+def test_speech_that_starts_later_is_aligned_later(speech: Speech) -> None:
+    _, _, wav, text = speech[0]
+    silence = np.random.default_rng(0).normal(0, 1e-4, 16_000).astype(np.float32)
+    plain, late = align(wav, text), align(np.concatenate([silence, wav]), text)
+    shift = np.subtract(late.ends, plain.ends)
+    assert np.median(shift) == pytest.approx(1.0, abs=0.02)
+    assert np.mean(np.abs(shift - 1) <= 0.05) > 0.9
+
+
+def test_texts_that_do_not_fit_are_refused(speech: Speech) -> None:
+    for i, (_, _, wav, text) in enumerate(speech):
+        other = speech[i - 1][3]
+        with pytest.raises(AlignmentError, match="give (the words|every word)"):
+            align(wav, other)
+        words = text.split()
+        with pytest.raises(AlignmentError, match="give (the words|every word)"):
+            align(wav, " ".join(words[: len(words) // 2]))
+
+
+def test_recordings_without_speech_are_refused() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+    for wav in (noise, np.zeros(48_000, np.float32)):
+        with pytest.raises(AlignmentError):
+            align(wav, "there is nothing of this kind to hear")
+
+
+@pytest.mark.parametrize(
+    ("wav", "message"),
+    [
+        (np.zeros(800, np.float32), r"15 phones, which take 0.45 s at the least, but the recording has only 0.05 s"),
+        (np.zeros((2, 800), np.float32), r"got float32 of shape \(2, 800\)"),
+        (np.zeros(800, np.int16), "got int16"),
+        (np.full(800, np.nan), "finite"),
+    ],
+)
+def test_unusable_input_is_refused(wav: np.ndarray, message: str) -> None:
+    with pytest.raises(AlignmentError, match=message):
+        align(wav, "many words in no time")
+
+
+def aligned_of(phones: str, ends: list[float]) -> Aligned:
+    return Aligned(phones.split(), [0.0, *ends[:-1]], ends)
+
+
+def test_durations_round_the_cumulative_ends() -> None:
+    aligned = aligned_of("_ DH AH0 _ K AE1 T _", [0.10, 0.13, 0.16, 0.16, 0.23, 0.31, 0.339, 0.5])
+    assert durations(aligned, 25, 50) == [5, 2, 1, 0, 4, 4, 1, 8]
+    assert durations(aligned, 26, 50) == [5, 2, 1, 0, 4, 4, 1, 9]
+    assert durations(aligned, 38, 75) == [8, 2, 2, 0, 5, 6, 2, 13]
+
+
+def test_a_phone_that_would_vanish_takes_a_frame_of_its_neighbour() -> None:
+    assert durations(aligned_of("_ K AE1 T _", [0.100, 0.101, 0.102, 0.2, 0.2]), 10, 50) == [5, 1, 1, 3, 0]
+    assert durations(aligned_of("_ K AE1 T _", [0.1, 0.198, 0.199, 0.2, 0.2]), 10, 50) == [5, 3, 1, 1, 0]
+    assert durations(aligned_of("_ K AE1 T _", [0.0, 0.02, 0.04, 0.06, 0.06]), 3, 50) == [0, 1, 1, 1, 0]
+
+
+def test_impossible_durations_are_refused() -> None:
+    with pytest.raises(AlignmentError, match="3 phones do not fit into 2 codec frames"):
+        durations(aligned_of("_ K AE1 T _", [0.0, 0.01, 0.02, 0.04, 0.04]), 2, 50)
+    with pytest.raises(AlignmentError, match="99 frames, the alignment of 1.00 s at 50 Hz has 50.0"):
+        durations(aligned_of("_ K _", [0.0, 0.5, 1.0]), 99, 50)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["_", "AA1", "K"]), st.floats(0, 0.3)), min_size=1), st.integers(-2, 2))
+def test_durations_are_always_exact(parts: list[tuple[str, float]], off: int) -> None:
+    phones = ["_", *(p for p, _ in parts), "_"]
+    ends = np.cumsum([0.0, *(d for _, d in parts), 0.0]).tolist()
+    n_frames = max(round(ends[-1] * 50) + off, 0)
+    try:
+        got = durations(Aligned(phones, [0.0, *ends[:-1]], ends), n_frames, 50)
+    except AlignmentError:
+        assert sum(p != "_" for p in phones) > n_frames
+        return
+    assert sum(got) == n_frames
+    assert all(d >= (0 if p == "_" else 1) for p, d in zip(phones, got, strict=True))
+
+
+Intervals = list[tuple[float, float, str]]
+
+
+def textgrid(words: Intervals, phones: Intervals, second: str = "phones") -> str:
+    """A long TextGrid as MFA writes it."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", "xmax = 1", "tiers? <exists>"]
+    lines += ["size = 2", "item []:"]
+    for i, (name, intervals) in enumerate((("words", words), (second, phones)), start=1):
+        lines += [f"    item [{i}]:", '        class = "IntervalTier"', f'        name = "{name}"', "        xmin = 0"]
+        lines += ["        xmax = 1", f"        intervals: size = {len(intervals)}"]
+        for j, (start, end, label) in enumerate(intervals, start=1):
+            lines += [f"        intervals [{j}]:", f"            xmin = {start}", f"            xmax = {end}"]
+            lines += [f'            text = "{label}"']
+    return "\n".join(lines) + "\n"
+
+
+WORDS = [(0, 0.1, ""), (0.1, 0.3, "the"), (0.3, 0.6, "cat"), (0.6, 0.7, ""), (0.7, 0.9, "a"), (0.9, 1, "")]
+MFA_PHONES = [(0, 0.1, ""), (0.1, 0.2, "DH"), (0.2, 0.3, "AH0"), (0.3, 0.4, "K"), (0.4, 0.5, "AE1"), (0.5, 0.6, "T")]
+MFA_PHONES += [(0.6, 0.7, "sil"), (0.7, 0.9, "AH0"), (0.9, 1, "")]
+
+
+def test_a_textgrid_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(textgrid(WORDS, MFA_PHONES), encoding="utf-8")
+    aligned = read_textgrid(path)
+    assert aligned.phones == ["_", "DH", "AH0", "_", "K", "AE1", "T", "_", "AH0", "_"]
+    assert aligned.ends == [0.1, 0.2, 0.3, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, 1.0]
+    assert aligned.starts == [0.0, *aligned.ends[:-1]]
+    assert durations(aligned, 50, 50) == [5, 5, 5, 0, 5, 5, 5, 5, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no TextGrid", "not a TextGrid"),
+        (textgrid(WORDS, MFA_PHONES, second="segments"), "not a TextGrid with the tiers"),
+        (textgrid(WORDS, [*MFA_PHONES[:-2], (0.7, 0.9, "ə"), (0.9, 1, "")]), "'ə' at 0.7 s is no ARPAbet"),
+        (textgrid(WORDS, [*MFA_PHONES[:-2], (0.7, 0.9, "spn"), (0.9, 1, "")]), "'spn' at 0.7 s"),
+        (textgrid([(0, 0.3, ""), *WORDS[2:]], MFA_PHONES), "the phone DH at 0.1 s lies in no word"),
+    ],
+)
+def test_bad_textgrids_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(AlignmentError, match=message):
+        read_textgrid(path)
+    with pytest.raises(AlignmentError, match="not a TextGrid"):
+        read_textgrid(tmp_path / "missing.TextGrid")
+
+
+def test_a_corpus_run_resumes(tmp_path: Path, speech: Speech) -> None:
+    (a, path_a, wav, text_a), (b, path_b, _, text_b) = speech[:2]
+    out = tmp_path / "made" / "corpus.jsonl"
+    items = [(a, path_a, text_a), ("missing", tmp_path / "none.flac", "x"), ("wrong", path_a, text_b)]
+    items.append((b, path_b, text_b))
+    align_corpus(items[:3], out, workers=1)
+    whole = out.read_text(encoding="utf-8")
+    lines = whole.splitlines()
+    torn = lines[2][: len(lines[2]) // 2]  # killed while writing
+    out.write_text("\n".join([*lines[:2], torn]), encoding="utf-8")
+    align_corpus(items, out, workers=1)
+    records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [r["id"] for r in records] == [a, "missing", "wrong", b]
+    assert out.read_text(encoding="utf-8").startswith(whole)
+    assert ["error" in r for r in records] == [False, True, True, False]
+    expected = align(wav, text_a)
+    assert (records[0]["phones"], records[0]["ends"]) == (expected.phones, expected.ends)
+    assert records[0]["seconds"] == expected.seconds
+    align_corpus(items, out, workers=1)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 4
