@@ -1,0 +1,20 @@
+"""ms_core: a replication of MobileSpeech, zero-shot text-to-speech by masked filling of neural-codec tokens.
+
+The public names load at first use, so that `import ms_core.mobile` stays light: it runs where torch is not installed.
+"""
+
+import importlib
+
+_HOMES = {"MobileSpeech": "ms_core.synthesize", "Voice": "ms_core.synthesize", "load_preset": "ms_core.config"}
+
+__all__ = ["MobileSpeech", "Voice", "load_preset"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -35,7 +35,7 @@ so that 0 is perfect and recordings are comparable. Our choice, from LibriSpeech
 texts of another utterance, where they can be aligned at all, -34 to -67."""
 MIN_UNSPOKEN = -15.0
 """Least score that silences may cost, a mean over all frames: speech that the text does not have has to be taken for
-silence. Our choice, from LibriSpeech test-other: right texts 0 to -6, texts without their last fifth -13 in the median."""
+silence. Our choice, from LibriSpeech test-other: right texts 0 to -6, without their last fifth -13 in the median."""
 BEAMS = ({}, {"beam": 1e-80, "pbeam": 1e-80, "wbeam": 1e-60})
 """Search widths: pocketsphinx's own, and a wider one for the 1 in 1,000 recordings where that loses the path."""
 FRAMES_OFF = 3

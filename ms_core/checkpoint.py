@@ -1,13 +1,15 @@
 """Checkpoints: a folder of `weights.safetensors` and `config.json`, each naming the other's content.
 
 Nothing is ever unpickled. Sizes are bounded before a file is read, and both files appear whole or not at all: each is
-written under a temporary name and renamed, the JSON last, with the sha256 of the weights inside.
+written under a temporary name, and only then are they renamed, the JSON last, with the sha256 of the weights inside.
 """
 
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -28,34 +30,60 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, write) -> None:
-    """Call `write(temporary_path)` beside `path`, then rename; on any failure nothing is left and `path` is as it was."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well; else it goes, and `path` stays."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
+        yield temporary
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except safetensors.SafetensorError as error:  # its word for a full disk, too
+        raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary_path)` beside `path`, then rename; a failure leaves nothing behind and `path` as it was."""
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def json_text(value: object) -> str:
+    """Indented, with sorted keys: equal values give equal files."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Atomic, indented, with sorted keys: equal values give equal files."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Atomic; see `json_text`."""
+    text = json_text(value)
     write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], meta: dict[str, object]) -> None:
     """Write tensors and meta; raises OSError (a full disk, say) with the earlier checkpoint left whole."""
     folder = Path(folder)
-    weights = folder / "weights.safetensors"
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomic(weights, lambda temporary: save_file(contiguous, temporary))
-    write_json(folder / "config.json", {**meta, "weights_sha256": sha256(weights)})
+    with replacing(folder / "config.json") as config, replacing(folder / "weights.safetensors") as weights:
+        save_file(contiguous, weights)
+        config.write_text(json_text({**meta, "weights_sha256": sha256(weights)}))
+
+
+@contextmanager
+def damaged(folder: Path) -> Iterator[None]:
+    """Whatever a wrong file brings to fail in the block (a key, a shape, a setting) becomes a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{folder}: damaged, or of another version ({what})") from error
 
 
 def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], dict]:

@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.config import CodecConfig, parse
 from ms_core.spectral import griffin_lim, stft
 
@@ -186,10 +186,11 @@ class MiniCodec(nn.Module):
     def load(cls, folder: Path) -> "MiniCodec":
         """Raises CheckpointError when files are missing, damaged or of another format."""
         tensors, meta = load_checkpoint(folder, "ms-codec-1")
-        codec = cls(parse(CodecConfig, meta["config"], str(folder)))
-        codec.load_state_dict({k: v.float() for k, v in tensors.items()})
-        if codec.token_digest != meta["token_digest"]:
-            raise CheckpointError(f"{folder}: token digest {codec.token_digest}, the file says {meta['token_digest']}")
+        with damaged(folder):
+            codec = cls(parse(CodecConfig, meta["config"], str(folder)))
+            codec.load_state_dict({k: v.float() for k, v in tensors.items()})
+            if codec.token_digest != meta["token_digest"]:
+                raise CheckpointError(f"{folder}: token digest {codec.token_digest}, not {meta['token_digest']}")
         return codec.eval()
 
 

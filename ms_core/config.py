@@ -88,13 +88,14 @@ class MaskConfig(Config):
     """The three mask regimes of Figure 1(b)."""
 
     alpha: float = Field(0.75, ge=0, le=1)  # share of layer-1 examples with a partial mask; else all is masked
-    p_rank: Literal["uniform", "lead", "linear"] = "linear"  # law by which the layer to train is drawn
+    p_rank: Literal["uniform", "lead", "linear", "harmonic"] = "linear"  # law by which the layer to train is drawn
 
     def rank_probabilities(self, n_q: int) -> list[float]:
         """P_rank over layers 1..N, summing to 1.
 
         `lead`: 1 - 2j/(N(N+1)), normalised (a recollection of the paper that no text confirms); `linear`:
-        2(N+1-j)/(N(N+1)); `uniform`: 1/N. Which one the paper uses is unknown: ablated in notebook 05.
+        2(N+1-j)/(N(N+1)); `uniform`: 1/N; `harmonic`: 1/j, normalised, for a short training, in which the layers that
+        carry the words come first. Which one the paper uses is unknown: ablated in notebook 05.
         """
         ranks = range(1, n_q + 1)
         total = n_q * (n_q + 1)
@@ -102,6 +103,7 @@ class MaskConfig(Config):
             "uniform": [1.0 for _ in ranks],
             "lead": [1 - 2 * j / total for j in ranks] if n_q > 1 else [1.0],
             "linear": [2 * (n_q + 1 - j) / total for j in ranks],
+            "harmonic": [1 / j for j in ranks],
         }[self.p_rank]
         return [w / math.fsum(weights) for w in weights]
 
@@ -215,7 +217,7 @@ def load_preset(name: str | Path) -> Preset:
         path = paths.PRESETS / f"{name}.yaml"
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"preset {path}: cannot be read ({error})") from None
     return parse(Preset, values, f"preset {path}")
 

@@ -7,9 +7,9 @@ folder named by the codec's token digest, so tokens of two codecs cannot mix.
 
 import csv
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from ms_core import paths
 from ms_core.align import Aligned, align_corpus, durations
+from ms_core.checkpoint import write_json
 from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset, TrainConfig
 from ms_core.model import Batch
 from ms_core.text import phone_ids
 
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
+PAD_TO = 32  # frames or phones
 BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
 
 
@@ -52,6 +54,16 @@ class Tokens:
         ends = np.cumsum(self.durations)
         start, stop = ends[first] - self.durations[first], ends[last]
         return Tokens(self.phones[first : last + 1], self.durations[first : last + 1], self.codes[:, start:stop])
+
+    def divided(self, boundary: int) -> tuple["Tokens", "Tokens"]:
+        """The parts before and after a boundary phone; each gets the phone, and a half of its frames."""
+        left, right = self.between(0, boundary), self.between(boundary, len(self.phones) - 1)
+        half = self.durations[boundary] // 2
+        kept = left.codes.shape[1] - half
+        return (
+            Tokens(left.phones, np.append(left.durations[:-1], left.durations[-1] - half), left.codes[:, :kept]),
+            Tokens(right.phones, np.append(half, right.durations[1:]), right.codes[:, right.durations[0] - half :]),
+        )
 
 
 def read_cuts(config: DataConfig, split: str) -> CutSet:
@@ -122,7 +134,7 @@ def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: i
         for cut in cuts:
             if cut.id not in alignments:
                 dropped["alignment"].append(cut.id)
-        waves = reader.map(lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
+        waves = read_ahead(reader, lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
         for cut, wave in tqdm(zip(todo, waves, strict=True), total=len(todo), desc=f"tokenise {split}", disable=None):
             codes = codec.encode(torch.from_numpy(wave)[None])[0].numpy()  # (n, t)
             phones = alignments[cut.id]
@@ -141,8 +153,19 @@ def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: i
                 cut.id, codes.astype(np.int16), frame_shift=1 / codec.config.frame_rate, temporal_dim=1, start=0.0
             )
             writer.write(cut)
-    (folder / f"{split}.dropped.json").write_text(json.dumps(dropped, indent=1))
+    write_json(folder / f"{split}.dropped.json", dropped)
     return CutSet.from_file(folder / f"{split}.jsonl")
+
+
+def read_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int = 8) -> Iterator:
+    """`pool.map` that holds at most `ahead` results, where the former would hold a whole corpus."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: int) -> dict[str, Aligned]:
@@ -172,6 +195,8 @@ class Sampler:
 
     def __init__(self, cuts: CutSet, config: TrainConfig, frame_rate: float, rank: int = 0, world_size: int = 1):
         self.cuts = cuts.to_eager()
+        if len(self.cuts) < 2 * world_size:
+            raise DataError(f"{len(self.cuts)} utterances are too few to train on: at least {2 * world_size} are needed")
         self.config, self.frame_rate = config, frame_rate
         self.rank, self.world_size = rank, world_size
         self.speakers = defaultdict(list)
@@ -194,7 +219,7 @@ class Sampler:
         sampler = DynamicBucketingSampler(
             self.cuts,
             max_duration=self.config.batch_seconds,
-            num_buckets=max(1, min(8, len(self.cuts) // 50)),
+            num_buckets=max(2, min(8, len(self.cuts) // 50)),  # lhotse needs two
             shuffle=True,
             seed=self.config.seed,
             rank=self.rank,
@@ -230,8 +255,8 @@ def window(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
     starts = ends - utterance.durations
     if ends[-1] <= frames:
         return utterance
-    latest = max(1, int(np.searchsorted(starts[bounds], ends[-1] - frames, "right")))
-    first = int(rng.integers(min(latest, len(bounds) - 1)))
+    latest = int(np.searchsorted(starts[bounds], ends[-1] - frames, "right"))  # from here on all fits, up to the end
+    first = int(rng.integers(min(latest, len(bounds) - 2) + 1))
     fits = np.flatnonzero(ends[bounds] - starts[bounds[first]] <= frames)
     last = max(int(fits[-1]) if len(fits) else 0, first + 1)
     return utterance.between(bounds[first], bounds[last])
@@ -245,7 +270,7 @@ def split(utterance: Tokens, prompt_frames: int, at_start: bool) -> tuple[Tokens
     middle = np.cumsum(utterance.durations)[bounds[1:-1]]
     wanted = prompt_frames if at_start else int(utterance.durations.sum()) - prompt_frames
     cut = int(bounds[1 + int(np.abs(middle - wanted).argmin())])
-    left, right = utterance.between(bounds[0], cut), utterance.between(cut, bounds[-1])
+    left, right = utterance.divided(cut)
     return (left, right) if at_start else (right, left)
 
 
@@ -266,10 +291,14 @@ def label_pauses(utterance: Tokens, frame_rate: float, rng: np.random.Generator)
 
 
 def collate(examples: Sequence[tuple[Tokens, Tokens]]) -> Batch:
-    """Pad (prompt, target) pairs to a batch."""
+    """Pad (prompt, target) pairs to a batch.
+
+    Lengths are rounded up to multiples of `PAD_TO`, so that shapes recur: on a CPU each new shape of a matrix product
+    costs a compilation, a quarter of the training time when every batch has its own.
+    """
 
     def pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-        longest = max(a.shape[-1] for a in arrays)
+        longest = -(-max(a.shape[-1] for a in arrays) // PAD_TO) * PAD_TO
         padded = [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])]) for a in arrays]
         return torch.from_numpy(np.stack(padded)).long()
 

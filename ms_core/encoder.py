@@ -71,16 +71,19 @@ class DurationPredictor(nn.Module):
     def forward(
         self,
         states: Float[Tensor, "b p d"],
-        mask: Bool[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"] | None,
         prompt: Float[Tensor, "b s d"] | None,
         prompt_mask: Bool[Tensor, "b s"] | None,
     ) -> Float[Tensor, "b p"]:
-        """Predicted log(d + 1); `prompt` are the DurationExtractor's states, None where the config has none."""
+        """Predicted log(d + 1); `prompt` are the DurationExtractor's states, None where the config has none.
+
+        Without masks all phones are real.
+        """
         x = self.norm(states * self.GRADIENT + states.detach() * (1 - self.GRADIENT))
         if self.attention is not None:
             x = x + self.attention.cross(x, self.attention.keys_values(prompt), prompt_mask)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            y = convolution((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+            y = convolution((x if mask is None else x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
             x = x + self.dropout(norm(F.relu(y)))
         return self.out(x)[..., 0]
 

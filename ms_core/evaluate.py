@@ -151,6 +151,7 @@ def evaluate(
     run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
     run |= {"system": system, "protocol": trials.describe(), "seed": seed, "metrics": sorted(metrics)}
     run |= {"baselines": baselines, "keep_audio": keep_audio, "judges": _judges(metrics, asr)}
+    run["decoding"] = tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + baselines * (1 if trials.split == DEMO else 2))
     done = {row["utt"] for row in log.rows}
     for item in tqdm(trials.targets, desc=f"{system} on {trials.split}", unit="utt", disable=None):
@@ -159,7 +160,9 @@ def evaluate(
         rows, wavs = _speak(tts, trials, item, system, seed, metrics, baselines, asr)
         if keep_audio:
             for name, wav in wavs.items():
-                write_wav(out / "audio" / name.replace("/", "_") / f"{item.utt}.wav", wav, tts.sample_rate)
+                folder = out / "audio" / name.replace("/", "_")
+                folder.mkdir(parents=True, exist_ok=True)
+                write_wav(folder / f"{item.utt}.wav", wav, tts.sample_rate)
         log.add(rows)
     names = {item.utt for item in trials.targets}
     rows = [row for row in log.rows if row["utt"] in names]

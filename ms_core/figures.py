@@ -209,8 +209,13 @@ def _series(rows: Sequence[dict], split: str, key: str) -> tuple[list[float], li
 
 
 def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) -> Figure:
-    """Loss of train and dev, and dev cross-entropy and accuracy of some codec layers where logged, against steps."""
-    wanted = [("loss", [("train", "loss"), ("dev", "loss")])]
+    """Losses of train and dev, and dev cross-entropy and accuracy of some codec layers where logged, against steps.
+
+    Of a codec, whose training loss has adversarial terms that dev has not, two spectral distances are drawn instead.
+    """
+    spectral = [key for key in ("log_mel", "log_magnitude") if _series(rows, "train", key)[0]]
+    losses = {"loss": "loss", "log_mel": "log-mel distance", "log_magnitude": "log-magnitude distance"}
+    wanted = [(losses[key], [("train", key), ("dev", key)]) for key in spectral or ["loss"]]
     wanted += [("cross-entropy by layer, dev", [("dev", f"ce_{j}") for j in layers])]
     wanted += [("accuracy by layer, dev", [("dev", f"acc_{j}") for j in layers])]
     panels = [(title, [w for w in lines if _series(rows, *w)[0]]) for title, lines in wanted]
@@ -222,7 +227,7 @@ def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) 
         for axis, (title, lines) in zip(axes, panels, strict=True):
             for i, (split, key) in enumerate(lines):
                 x, y = _series(rows, split, key)
-                name = split if key == "loss" else f"layer {key.split('_')[1]}"
+                name = split if key in losses else f"layer {key.split('_')[1]}"
                 axis.plot(x, y, color=CYCLE[i], linestyle=DASHES[i], marker="." if len(x) < 30 else "", label=name)
             axis.set_title(title)
             axis.set_xlabel("step")

@@ -20,11 +20,13 @@ def lengths_to_mask(lengths: Int[Tensor, " b"], longest: int) -> Bool[Tensor, "b
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
-def rotary(x: Float[Tensor, "b h t c"], first: int) -> Float[Tensor, "b h t c"]:
+def rotary(x: Float[Tensor, "b h t c"], first: int | Int[Tensor, " b"]) -> Float[Tensor, "b h t c"]:
     """Rotate pairs of channels by position (Su et al. 2021); the positions are first, first + 1, ..."""
     half = x.shape[-1] // 2
     rate = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = torch.arange(first, first + x.shape[2], device=x.device, dtype=torch.float32)[:, None] * rate  # (t, c/2)
+    position = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)[:, None]
+    position = position + (first[:, None, None, None] if isinstance(first, Tensor) else first)
+    angle = position * rate  # (t, c/2), or (b, 1, t, c/2) where examples start at different positions
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
@@ -53,31 +55,36 @@ class Attention(nn.Module):
         key, value = self.key_value(context).chunk(2, -1)
         return self._split(key), self._split(value)
 
-    def prompt_cache(self, prompt: Float[Tensor, "b s d"]) -> Cache:
-        """Keys (at the positions just before the sequence) and values of the prompt states."""
-        key, value = self.prompt_key_value(prompt).chunk(2, -1)
-        return rotary(self._split(key), -prompt.shape[1]), self._split(value)
+    def prompt_cache(self, prompt: Float[Tensor, "b s d"], lengths: Int[Tensor, " b"] | None = None) -> Cache:
+        """Keys (at the positions just before the sequence) and values of the prompt states.
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "b s"]) -> Tensor:
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        Without `lengths` no prompt is padded; with them the last real frame has position -1, whatever the padding.
+        """
+        key, value = self.prompt_key_value(prompt).chunk(2, -1)
+        return rotary(self._split(key), -prompt.shape[1] if lengths is None else -lengths), self._split(value)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "b s"] | None) -> Tensor:
+        y = F.scaled_dot_product_attention(query, key, value, None if mask is None else mask[:, None, None])
         return self.out(rearrange(y, "b h t c -> b t (h c)"))
 
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        mask: Bool[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"] | None,
         cache: Cache | None = None,
         cache_mask: Bool[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Self-attention over the sequence and, where given, the prefix."""
+        """Self-attention over the sequence and, where given, the prefix; without a mask all of both is real."""
         key, value = self.keys_values(x)
         query, key = rotary(self._split(self.query(x)), 0), rotary(key, 0)
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
-            mask = torch.cat([cache_mask, mask], 1)
+            mask = None if mask is None else torch.cat([cache_mask, mask], 1)
         return self._attend(query, key, value, mask)
 
-    def cross(self, x: Float[Tensor, "b t d"], cache: Cache, mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b t d"]:
+    def cross(
+        self, x: Float[Tensor, "b t d"], cache: Cache, mask: Bool[Tensor, "b s"] | None
+    ) -> Float[Tensor, "b t d"]:
         """Attention to a context's keys and values; without positions."""
         return self._attend(self._split(self.query(x)), *cache, mask)
 
@@ -102,8 +109,10 @@ class ConvModule(nn.Module):
         self.inner_norm = nn.LayerNorm(dim)
         self.leave = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
-        y = F.glu(self.enter(self.norm(x)), -1) * mask[..., None]  # padding must not leak through the kernel
+    def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+        y = F.glu(self.enter(self.norm(x)), -1)
+        if mask is not None:
+            y = y * mask[..., None]  # padding must not leak through the kernel
         y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
         return self.leave(F.silu(self.inner_norm(y)))
 
@@ -124,7 +133,7 @@ class ConformerBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        mask: Bool[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"] | None,
         cache: Cache | None = None,
         cache_mask: Bool[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b t d"]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
@@ -72,11 +72,12 @@ class MobileSpeechModel(nn.Module):
     ) -> VoiceStates:
         """Encode a prompt once: states, attention keys and values, duration states."""
         frames = codes.shape[-1]
-        mask = lengths_to_mask(durations.sum(1), frames)
+        lengths = durations.sum(1)
+        mask = lengths_to_mask(lengths, frames)
         states, mean = self.prompt(self.smd.embed(codes), frame_phones(phones, durations, frames), mask)
         attention = self.prompt.attention
         cross = None if attention is None else attention.keys_values(states)
-        prefix = tuple(b.attention.prompt_cache(states) for b in self.smd.blocks) if self.config.prefix else ()
+        prefix = tuple(b.attention.prompt_cache(states, lengths) for b in self.smd.blocks) if self.config.prefix else ()
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
         return VoiceStates(PromptStates(mask, mean, cross, prefix), duration_states, phones != 0)
 
@@ -157,18 +158,16 @@ class MobileSpeechModel(nn.Module):
     def load(cls, folder: Path, codec: Codec) -> "MobileSpeechModel":
         """Raises CheckpointError when the files are damaged or belong to another codec or phone table."""
         tensors, meta = load_checkpoint(folder, FORMAT)
-        if meta["token_digest"] != codec.token_digest:
-            raise CheckpointError(
-                f"{folder}: trained on tokens {meta['token_digest']}, this codec makes {codec.token_digest}; "
-                "use the codec that was saved with the model"
-            )
-        if meta["phones"] != list(PHONES):
-            raise CheckpointError(f"{folder}: its phone table is not this version's")
-        config = parse(ModelConfig, meta["config"], str(folder))
-        model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
-        try:
+        with damaged(folder):
+            if meta["token_digest"] != codec.token_digest:
+                raise CheckpointError(
+                    f"{folder}: trained on tokens {meta['token_digest']}, this codec makes {codec.token_digest}; "
+                    "use the codec that was saved with the model"
+                )
+            if meta["phones"] != list(PHONES):
+                raise CheckpointError(f"{folder}: its phone table is not this version's")
+            config = parse(ModelConfig, meta["config"], str(folder))
+            model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
             model.load_state_dict({k: v.float() for k, v in tensors.items()})
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder}: weights do not fit the config ({error})") from None
-        model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
+            model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
         return model.eval()

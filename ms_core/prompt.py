@@ -37,7 +37,7 @@ class SpeakerPrompt(nn.Module):
             for _ in range(config.prompt_layers)
         )
         self.mean = nn.Linear(config.dim, config.dim)
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim).requires_grad_(config.cross_attention)  # else several processes wait for it
         self.attention = Attention(config.dim, config.heads) if config.cross_attention else None
 
     def forward(

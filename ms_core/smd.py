@@ -22,6 +22,7 @@ from ms_core.layers import ConformerBlock
 from ms_core.prompt import PromptStates
 
 Generators = Sequence[torch.Generator]
+GAIN = 10.0  # on scalar parameters of the codebook prior: Adam moves each by about the learning rate a step, too slowly
 
 
 class SpeechMaskDecoder(nn.Module):
@@ -86,7 +87,7 @@ class CodebookPrior(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.enter = nn.Linear(width, dim)
         self.residual = nn.Parameter(torch.randn(n_q, dim, width) * dim**-0.5 / 4)
-        self.log_precision = nn.Parameter(torch.zeros(n_q, width))  # over 1 / scale^2
+        self.log_precision = nn.Parameter(torch.full((n_q, width), math.log(0.5) / GAIN))  # over 1 / scale^2
         # 0: entries are equally likely before the model has learned; 1: a pure Gaussian, under which far ones are rare
         self.norm_weight = nn.Parameter(torch.zeros(n_q))
         self.confidence = nn.Linear(dim, n_q)
@@ -105,13 +106,15 @@ class CodebookPrior(nn.Module):
         self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"]]:
         """Logits, and the residual that they were made from: the model's guess at latent minus layers below."""
-        residual = torch.bmm(x, self.residual[layer].to(x.dtype)).float()  # (b, t, c), standard units
-        scale = self.scale[layer][:, None]  # (b, 1, c)
-        book = self.books[layer, :-1] / scale  # (b, bins, c)
-        weighted = book * self.log_precision[layer].exp()[:, None]
-        half_norm = (weighted * book).sum(-1)[:, None] / 2 * self.norm_weight[layer, None, None]  # (b, 1, bins)
-        confidence = self.confidence(x).float().gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
-        return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * scale
+        with torch.autocast(x.device.type, enabled=False):  # distances need more than bf16's three digits
+            x = x.float()
+            residual = torch.bmm(x, self.residual[layer])  # (b, t, c), standard units
+            scale = self.scale[layer][:, None]  # (b, 1, c)
+            book = self.books[layer, :-1] / scale  # (b, bins, c)
+            weighted = book * (GAIN * self.log_precision[layer]).exp()[:, None]
+            half_norm = (weighted * book).sum(-1)[:, None] / 2 * (GAIN * self.norm_weight[layer, None, None])  # (b, 1, bins)
+            confidence = self.confidence(x).gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
+            return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * scale
 
 
 def draw_masks(
@@ -152,10 +155,15 @@ def still_masked(frames: int, step: int, steps: int) -> int:
     return min(math.floor(frames * math.cos(math.pi / 2 * step / steps)), max(frames - step, 0))
 
 
-def gumbel(shape: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
-    """Standard Gumbel noise, each example from its own generator (on the CPU, so that every device draws the same)."""
-    uniform = torch.stack([torch.rand(tuple(shape[1:]), generator=g) for g in generators]).to(device)
-    return -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
+def gumbel(shape: Sequence[int], lengths: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
+    """Standard Gumbel noise (b, t, ...), each example from its own generator.
+
+    It is drawn on the CPU, so that every device draws the same, and for the real frames alone, so that padding does not.
+    """
+    uniform = torch.full(tuple(shape), 0.5)
+    for row, frames, generator in zip(uniform, lengths, generators, strict=True):
+        row[:frames] = torch.rand((frames, *shape[2:]), generator=generator)
+    return -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7))).to(device)
 
 
 @torch.inference_mode()
@@ -187,7 +195,7 @@ def fill_grid(
     if known is not None:
         first = known.shape[1]
         codes[:, :first] = known
-    lengths = mask.sum(1)
+    lengths = mask.sum(1).tolist()
     for layer in range(first, decoder.n_q):
         index = torch.full((batch,), layer, device=text.device)
         for step in range(1, steps[layer] + 1):
@@ -199,15 +207,15 @@ def fill_grid(
             else:
                 noisy = logp
                 if temperature > 0:
-                    noisy = logp + temperature * gumbel(logp.shape, generators, text.device)
+                    noisy = logp + temperature * gumbel(logp.shape, lengths, generators, text.device)
                 token = noisy.argmax(-1)  # (b, t): Gumbel-max draws from softmax(logp / temperature)
                 confidence = logp.gather(-1, token[..., None])[..., 0]
                 noise = choice_temperature * (1 - step / steps[layer])
                 if noise > 0:
-                    confidence = confidence + noise * gumbel(confidence.shape, generators, text.device)
+                    confidence = confidence + noise * gumbel(confidence.shape, lengths, generators, text.device)
                 confidence = confidence.masked_fill(~unknown, torch.inf)
-                keep_masked = [still_masked(int(n), step, steps[layer]) for n in lengths]
-                rank = confidence.argsort(1, stable=True).argsort(1)  # 0 is the least sure
+                keep_masked = [still_masked(n, step, steps[layer]) for n in lengths]
+                rank = confidence.argsort(dim=1, stable=True).argsort(1)  # 0 is the least sure
                 masked = rank < torch.tensor(keep_masked, device=text.device)[:, None]
                 codes[:, layer] = torch.where(unknown & ~masked, token, codes[:, layer])
             if on_pass is not None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.align import align, durations
-from ms_core.audio import load_speech
+from ms_core.audio import load_speech, resample
 from ms_core.checkpoint import CheckpointError, sha256, write_atomic
 from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
@@ -21,7 +21,7 @@ from ms_core.data import Tokens
 from ms_core.encoder import round_durations
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.smd import fill_grid
-from ms_core.text import BOUNDARIES, BOUNDARY, LONG_PAUSE, PHONES, SHORT_PAUSE, phone_ids, phonemise
+from ms_core.text import BOUNDARIES, PHONES, chunks, phone_ids, phonemise
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
 PROMPT_SECONDS = 3.0  # the paper's prompt length
@@ -68,7 +68,8 @@ class Voice:
         except (SafetensorError, OSError) as error:
             raise VoiceError(f"{path}: not a voice file ({error})") from None
         good = meta.pop("format", "") == "ms-voice-1" and codes.ndim == 2 and phones.shape == frames.shape
-        good = good and int(phones.min()) >= 0 and int(phones.max()) < len(PHONES)
+        good = good and all(x.numel() and int(x.min()) >= 0 for x in (codes, phones, frames))
+        good = good and phones.ndim == 1 and int(phones.max()) < len(PHONES)
         if not good or int(frames.sum()) != codes.shape[1]:
             raise VoiceError(f"{path}: not a voice file of this version (format, shapes or durations are wrong)")
         names = tuple(PHONES[i] for i in phones)
@@ -119,9 +120,9 @@ class MobileSpeech:
 
         Raises AudioError (unusable recording), TextError (unreadable text) or AlignmentError (they do not match).
         """
-        wave = load_speech(prompt, self.sample_rate)
-        heard = wave if self.sample_rate == ALIGN_RATE else load_speech((wave, self.sample_rate), ALIGN_RATE)
-        phones = align(heard, text)
+        source, rate = prompt if isinstance(prompt, tuple) else (prompt, None)
+        wave = load_speech(source, self.sample_rate, source_rate=rate)
+        phones = align(resample(wave, self.sample_rate, ALIGN_RATE), text)
         codes = self.codec.encode(torch.from_numpy(wave)[None, None])[0].cpu()  # (n, t)
         frames = durations(phones, codes.shape[1], self.codec.config.frame_rate)
         whole = Tokens(np.array(phone_ids(phones.phones)), np.array(frames), codes.numpy())
@@ -143,12 +144,12 @@ class MobileSpeech:
     @torch.inference_mode()
     def encode_voice(self, voice: Voice) -> VoiceStates:
         """The voice's states, kept until another voice speaks. Raises VoiceError for another codec's tokens."""
-        if voice.token_digest != self.codec.token_digest:
-            raise VoiceError(
-                f"this voice holds tokens of codec {voice.token_digest}, the model needs {self.codec.token_digest}: "
-                "enrol the speaker again with this model"
-            )
         if self._states is None or self._states[0] is not voice:
+            if voice.token_digest != self.codec.token_digest:
+                raise VoiceError(
+                    f"this voice holds tokens of codec {voice.token_digest}, the model needs {self.codec.token_digest}: "
+                    "enrol the speaker again with this model"
+                )
             phones = torch.tensor([phone_ids(voice.phones)])
             frames = torch.tensor([voice.durations])
             self._states = voice, self.model.voice(voice.codes[None].long(), phones, frames)
@@ -183,6 +184,8 @@ class MobileSpeech:
             predicted = self.model.predict_durations(text, ids, states)
             frames = round_durations(predicted, ids != 0, spoken, self.decoding.duration_scale)
         else:
+            if len(durations) != len(phones) or min(durations) < 0:
+                raise ValueError(f"{len(durations)} durations for {len(phones)} phones: give one each, none below 0")
             frames = torch.tensor([list(durations)])
         count = int(frames.sum())
         expanded = self.model.expand(text, frames, count, states)
@@ -267,27 +270,3 @@ def first_words(utterance: Tokens, frames: int) -> Tokens:
     ends = np.cumsum(utterance.durations)[bounds]
     nearest = 1 + int(np.abs(ends[1:] - frames).argmin())
     return utterance.between(bounds[0], bounds[nearest])
-
-
-def chunks(phones: Sequence[str], limit: int) -> list[list[str]]:
-    """Cut a phone sequence at pauses into parts of at most `limit` phones; a part begins and ends with "_".
-
-    A long pause is preferred, then a short one, then any word boundary, the last that fits; a word of more than `limit`
-    phones is not cut.
-    """
-    phones = list(phones)
-    parts = []
-    while len(phones) > limit:
-        inner = range(1, len(phones) - 1)
-        cut = 0
-        for kind in (LONG_PAUSE, SHORT_PAUSE, BOUNDARY):
-            cut = max((i for i in inner if phones[i] == kind and limit // 4 <= i < limit), default=0)
-            if cut:
-                break
-        if not cut:
-            cut = min((i for i in inner if phones[i] in BOUNDARIES), default=0)
-        if not cut:
-            break
-        parts.append([*phones[:cut], BOUNDARY])
-        phones = [BOUNDARY, *phones[cut + 1 :]]
-    return [*parts, phones]

@@ -98,12 +98,12 @@ def by_layer(out: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
 class SpectrogramDiscriminator(nn.Module):
     """Tells real from decoded log-magnitude spectrograms, patch by patch. Our choice."""
 
-    def __init__(self, channels: int = 24):
+    def __init__(self, channels: int = 16):
         super().__init__()
-        widths = [1, channels, 2 * channels, 3 * channels, 3 * channels]
-        strides = [(2, 1), (2, 2), (2, 2), (2, 1)]
+        widths = [1, channels, 2 * channels, 4 * channels, 4 * channels]
+        strides = [(2, 2), (2, 2), (2, 2), (2, 1)]
         self.layers = nn.ModuleList(
-            nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (7, 5), stride, (3, 2)))
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, (5, 3), stride, (2, 1)))
             for a, b, stride in zip(widths, widths[1:], strides, strict=False)
         )
         self.out = nn.Conv2d(widths[-1], 1, 3, padding=1)

@@ -11,7 +11,7 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 PAD, BOUNDARY, SHORT_PAUSE, LONG_PAUSE = "<pad>", "_", ",", "."
@@ -161,6 +161,30 @@ def phones_of(words: Iterable[str]) -> list[str]:
             phones += [*pronunciations(word)[0], BOUNDARY]
     phones[-1] = BOUNDARY
     return phones
+
+
+def chunks(phones: Sequence[str], limit: int) -> list[list[str]]:
+    """Cut a phone sequence at pauses into parts of at most `limit` phones; a part begins and ends with "_".
+
+    A long pause is preferred, then a short one, then any word boundary, the last that fits; a word of more than `limit`
+    phones is not cut.
+    """
+    phones = list(phones)
+    parts = []
+    while len(phones) > limit:
+        inner = range(1, len(phones) - 1)
+        cut = 0
+        for kind in (LONG_PAUSE, SHORT_PAUSE, BOUNDARY):
+            cut = max((i for i in inner if phones[i] == kind and limit // 4 <= i < limit), default=0)
+            if cut:
+                break
+        if not cut:
+            cut = min((i for i in inner if phones[i] in BOUNDARIES), default=0)
+        if not cut:
+            break
+        parts.append([*phones[:cut], BOUNDARY])
+        phones = [BOUNDARY, *phones[cut + 1 :]]
+    return [*parts, phones]
 
 
 @cache

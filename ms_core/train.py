@@ -121,7 +121,9 @@ class Run:
         self.averaged = _copy(task.networks[self.main]).to(accelerator.device)
         self.optimisers, self.networks = {}, {}
         for name, network in task.networks.items():
-            optimiser = torch.optim.AdamW(_groups(network, self.config), lr=self.config.lr, betas=self.config.betas)
+            optimiser = torch.optim.AdamW(
+                _groups(network, self.config), lr=self.config.lr, betas=self.config.betas, fused=True
+            )
             self.networks[name], self.optimisers[name] = accelerator.prepare(network, optimiser)
         self.seconds, self.since = 0.0, time.monotonic()
 
@@ -169,11 +171,12 @@ class Run:
                 group["lr"] = rate
             with self.accelerator.autocast():
                 loss, values = self.task.loss(self.networks, name, batch, step, rank)
+            for other in self.optimisers.values():  # an adversarial loss leaves gradients in both networks
+                other.zero_grad()
             self.accelerator.backward(loss)
             norm = self.accelerator.clip_grad_norm_(network.parameters(), self.config.grad_clip)
             if torch.isfinite(norm):
                 optimiser.step()
-            optimiser.zero_grad()
             logs.update(values, skipped=float(not torch.isfinite(norm)))
         self._average(step)
         return logs
@@ -182,10 +185,11 @@ class Run:
     def _average(self, step: int) -> None:
         decay = min(self.config.ema, (step + 1) / (step + 10))
         network = self.accelerator.unwrap_model(self.networks[self.main])
-        for mean, value in zip(self.averaged.state_dict().values(), network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
+        pairs = list(zip(self.averaged.state_dict().values(), network.state_dict().values(), strict=True))
+        moving = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
                 mean.copy_(value)
 
     def log(self, values: dict[str, Any]) -> None:

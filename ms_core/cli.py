@@ -1,0 +1,393 @@
+"""The command line: `ms-core synth | voice | data | train | evaluate | bench | export | report | reproduce`.
+
+What a person did wrong ends in one line on stderr and exit code 2; only a fault of ours shows a traceback. Whatever
+writes a file writes it whole or not at all. Heavy libraries are imported inside the commands: `--help` must be quick.
+"""
+
+import functools
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ms_core import paths
+
+app = typer.Typer(
+    help="MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+WRONG_INPUT = 2  # exit code, as for a wrong option
+
+
+class UsageError(ValueError):
+    """Options that do not go together, or a value that an option cannot take."""
+
+
+class Part(StrEnum):
+    """What `train` trains."""
+
+    codec = "codec"
+    model = "model"
+
+
+class Runtime(StrEnum):
+    """What `export` exports to."""
+
+    onnx = "onnx"
+    executorch = "executorch"
+
+
+class Corpus(StrEnum):
+    """What `data` can fetch."""
+
+    librispeech = "librispeech"
+    libritts = "libritts"
+
+
+PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper"}
+
+Model = Annotated[str, typer.Option(help="A shipped model's name, or a folder with codec/ and model/.")]
+PresetName = Annotated[str, typer.Option(help="smoke, mini, paper, or a .yaml file of the same form.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key, as in mask.alpha=0.5.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same speech.")]
+Steps = Annotated[
+    str | None, typer.Option(metavar="S,1,...", help="Decoding passes for each codec layer; default: the model's own.")
+]
+Prompt = Annotated[Path | None, typer.Option(help="Recording to take the voice from, 1 to 30 s.")]
+PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn errors of this package and of the file system into one line and exit code 2; show our warnings plainly."""
+    from safetensors import SafetensorError  # what a full disk raises in its writer
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except Exception as error:
+            ours = type(error).__module__.partition(".")[0] == "ms_core" or type(error).__module__ == __name__
+            if not ours and not isinstance(error, OSError | SafetensorError):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            typer.echo("error: " + "; ".join(lines), err=True)
+            raise typer.Exit(WRONG_INPUT) from None
+    for text in dict.fromkeys(str(w.message) for w in caught if Path(w.filename).is_relative_to(paths.PACKAGE)):
+        typer.echo(f"warning: {text}", err=True)
+
+
+def command(name: str) -> Callable:
+    """Register a function as a command whose errors are reported."""
+
+    def register(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with reported():
+                return function(*args, **kwargs)
+
+        return app.command(name)(wrapped)
+
+    return register
+
+
+def parse_steps(text: str | None) -> tuple[int, ...] | None:
+    """ "16,1,1" as (16, 1, 1). Raises UsageError for what is no list of positive whole numbers."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--steps {text!r}: give positive pass counts with commas, one for each codec layer")
+    return tuple(int(part) for part in parts)
+
+
+def check_out(path: Path, suffix: str) -> None:
+    """Raises UsageError, before any work is done, for an output file that cannot be written."""
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"--out {path}: give a name that ends in {suffix}")
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder: give a file's name")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: there is no folder {path.parent}")
+
+
+def load_config(name: str, changes: list[str] | None = None):
+    """A preset with `--set` changes. Raises ConfigError for an unknown name or key, UsageError for no KEY=VALUE."""
+    import yaml
+
+    from ms_core.config import load_preset, override
+
+    values = {}
+    for change in changes or []:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise UsageError(f"--set {change!r}: give KEY=VALUE")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {change!r}: {value!r} is not a YAML value") from None
+    return override(load_preset(name), values)
+
+
+@command("synth")
+def synth(
+    text: Annotated[str, typer.Option(help="What to say, in English.")],
+    out: Annotated[Path, typer.Option(help="WAV file to write.")],
+    prompt: Prompt = None,
+    prompt_text: PromptText = None,
+    voice: Annotated[str | None, typer.Option(help="A shipped voice's name or a voice file; no prompt then.")] = None,
+    model: Model = "mini",
+    seed: Seed = 0,
+    steps: Steps = None,
+) -> None:
+    """Say a text with the voice of a recording."""
+    from ms_core.text import phonemise
+
+    if (voice is None) == (prompt is None) or (prompt is None) != (prompt_text is None):
+        raise UsageError("give either --voice, or --prompt with --prompt-text")
+    check_out(out, ".wav")
+    passes = parse_steps(steps)
+    phonemise(text)  # a text that cannot be read fails before the model is loaded
+
+    import torch
+
+    from ms_core.audio import write_wav
+    from ms_core.synthesize import MobileSpeech
+
+    tts = MobileSpeech.from_pretrained(model)
+    speaker = tts.load_voice(voice) if voice is not None else tts.voice(prompt, text=prompt_text)
+    start = time.perf_counter()
+    wav = tts.synthesize(text, speaker, seed=seed, steps=passes)
+    spent = time.perf_counter() - start
+    write_wav(out, wav, tts.sample_rate)
+    seconds = len(wav) / tts.sample_rate
+    typer.echo(f"{out}: {seconds:.2f} s of speech, RTF {spent / seconds:.3f} on {torch.get_num_threads()} threads")
+
+
+@command("voice")
+def voice(
+    prompt: Annotated[Path, typer.Option(help="Recording to take the voice from, 1 to 30 s.")],
+    prompt_text: Annotated[str, typer.Option(help="What is said in it.")],
+    out: Annotated[Path, typer.Option(help="Voice file (.safetensors) to write.")],
+    model: Model = "mini",
+) -> None:
+    """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
+    check_out(out, ".safetensors")
+    from ms_core.synthesize import MobileSpeech
+
+    made = MobileSpeech.from_pretrained(model).voice(prompt, text=prompt_text)
+    made.save(out)
+    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames")
+
+
+@command("data")
+def data(
+    preset: Annotated[str | None, typer.Option(help="Default: mini, or the one of the corpus to fetch.")] = None,
+    download: Annotated[Corpus | None, typer.Option(help="Fetch this corpus instead of preparing it.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split; default: all three of the preset.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that align.")] = 2,
+) -> None:
+    """Align and tokenise a preset's speech, or fetch it into the data folder ($MS_DATA, else data/)."""
+    config = load_config(preset or PRESET_OF.get(download, "mini"))
+    if download:
+        from ms_core.corpora import download as fetch
+
+        source = config.data.model_copy(update={"corpus": download.value})
+        typer.echo(f"{paths.data()}: {', '.join(fetch(source, split))}")
+        return
+    from ms_core.checkpoint import CheckpointError
+    from ms_core.codec import load_codec
+    from ms_core.data import aligned, read_cuts
+    from ms_core.recipes import codec_folder, prepared
+
+    try:
+        codec = load_codec(codec_folder(config))
+    except CheckpointError:
+        codec = None
+    for name in [split] if split else dict.fromkeys([config.data.train, config.data.dev, config.data.test]):
+        cuts = list(read_cuts(config.data, name))
+        if codec is None:  # the codec is trained from this very speech; alignments serve every codec
+            kept, what = len(aligned(config.data, name, cuts, workers)), "aligned, no codec to tokenise with yet"
+        else:
+            kept, what = len(prepared(config, name, codec, workers)), f"aligned and tokenised for {codec.token_digest}"
+        hours = sum(cut.duration for cut in cuts) / 3600
+        typer.echo(f"{name}: {len(cuts)} utterances, {hours:.2f} h; {kept} {what}")
+
+
+@command("train")
+def train(
+    part: Annotated[Part, typer.Argument(help="The codec first, then the model that speaks its tokens.")],
+    preset: PresetName = "mini",
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes and export.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Discard the run that is there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: <runs>/<preset>/<part>.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
+    config = load_config(preset, changes)
+    from ms_core import recipes
+
+    if part is Part.codec:
+        export = recipes.train_codec(config, minutes, resume, out, replace)
+        done = f"{export}: codec"
+    else:
+        export = recipes.train_model(config, minutes, resume, out, replace)
+        pair = recipes.trained_pair(config, export)
+        done = f"{export}: model; {pair}: codec and model, speak with `ms-core synth --model {pair}`"
+    if recipes.is_main():
+        typer.echo(done)
+
+
+@command("evaluate")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the records and the scores of each utterance.")],
+    model: Model = "mini",
+    split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
+    limit: Annotated[int | None, typer.Option(min=1, help="So many utterances only.")] = None,
+    metrics: Annotated[str | None, typer.Option(metavar="M,...", help="Default: all.")] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep what was spoken as WAV.")] = False,
+) -> None:
+    """Speak a split and let the judges score it beside the recordings."""
+    passes = parse_steps(steps)
+    import torch
+
+    from ms_core import recipes
+    from ms_core.config import DataConfig, DecodingConfig, parse
+    from ms_core.evaluate import evaluate as run
+    from ms_core.protocol import Trials
+    from ms_core.records import Provenance
+    from ms_core.scoring import ALIGNED, SPOKEN
+    from ms_core.synthesize import MobileSpeech
+
+    tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
+    made = recipes.made_with(folder)
+    system = f"mobilespeech-{made['name']}"
+    if passes:
+        if len(passes) != tts.codec.config.n_q:
+            raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
+        tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
+        system += f"-steps{passes[0]}"
+    source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
+    trials = Trials.of_split(source, split, limit=limit)
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), torch.get_num_threads())
+    chosen = metrics.split(",") if metrics else (*SPOKEN, *ALIGNED)
+    if unknown := [name for name in chosen if name not in (*SPOKEN, *ALIGNED)]:
+        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join((*SPOKEN, *ALIGNED))}")
+    for record in run(tts, system, trials, out, provenance, chosen, keep_audio=keep_audio):
+        if record.pair_with is None:
+            typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")
+
+
+@command("bench")
+def bench(
+    model: Model = "mini",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech, about.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    prompt: Prompt = None,
+    prompt_text: PromptText = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+) -> None:
+    """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships."""
+    if (prompt is None) != (prompt_text is None):
+        raise UsageError("--prompt and --prompt-text go together: give both or neither")
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core import recipes
+    from ms_core.bench import bench as run
+    from ms_core.bench import bench_records, footprint_records
+    from ms_core.config import load_preset
+    from ms_core.data import read_cuts
+    from ms_core.records import Provenance, write_records
+    from ms_core.synthesize import MobileSpeech
+
+    tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
+    name = recipes.made_with(folder)["name"]
+    if prompt is None:
+        smoke = load_preset("smoke").data
+        cut = next(iter(read_cuts(smoke, smoke.test)))
+        prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
+    result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+    provenance = Provenance.of(name, folder, seed, tts.decoding.digest(), threads)
+    system = f"mobilespeech-{name}"
+    records = bench_records(result, provenance, system, seconds)
+    records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+@command("export")
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[Runtime, typer.Option(help="The runtime that shall run it.")] = Runtime.onnx,
+    model: Model = "mini",
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
+) -> None:
+    """Export a model for a phone."""
+    from ms_core import recipes
+    from ms_core.export import export as run
+
+    typer.echo(f"{run(recipes.pair_folder(model), out, to.value, int8)}")
+
+
+@command("report")
+def report(
+    preset: Annotated[str, typer.Option(help="Whose results.")] = "mini",
+    check: Annotated[bool, typer.Option("--check", help="Only check the tables that are there.")] = False,
+) -> None:
+    """Write the tables of results/<preset> out of its records, or check that they still say what the records say."""
+    name = load_config(preset).name
+    from ms_core import report as tables
+
+    if check:
+        tables.check(name)
+        typer.echo(f"{paths.results(name)}: the tables say what the records say")
+        return
+    for path in tables.write_tables(name):
+        typer.echo(str(path))
+
+
+@command("reproduce")
+def reproduce(
+    preset: PresetName = "smoke",
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run it and all after it.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Of the notebooks.")] = None,
+) -> None:
+    """Run the notebooks in order; a stage that nothing changed for is skipped."""
+    from ms_core import pipeline
+    from ms_core.config import PRESET_NAMES
+
+    if preset not in PRESET_NAMES:
+        raise UsageError(f"--preset {preset!r}: the notebooks run one of {', '.join(PRESET_NAMES)}")
+    values = pipeline.parse_parameters(parameter or [])
+    ran = pipeline.reproduce(preset, values, first, only, dry_run, echo=lambda text: typer.echo(text, err=True))
+    if not dry_run:
+        typer.echo(f"{paths.run(preset) / 'notebooks'}: {len(ran)} stages ran")
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,221 @@
+"""MobileSpeech as a folder for a phone: ONNX graphs, in fp32 or with 8-bit weights, constants and a manifest.
+
+The paper's aim is speech on a phone (its introduction; paper.md, section 5.4); how the authors brought the model there
+is unknown, so all of this is our choice. `ms_core.graphs` says what the graphs are, `ms_core.mobile` runs them.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors.numpy import save_file
+
+from ms_core.codec import MEL_FLOOR, MiniCodec
+from ms_core.graphs import Graph, graphs
+from ms_core.mobile.manifest import FORMAT, NAME, CodecConstants, Decoding, digest
+from ms_core.mobile.runtime import CONSTANTS
+from ms_core.synthesize import CHUNK_PHONES, MobileSpeech
+from ms_core.text import PHONES
+
+OPSET = 20  # the first with Gelu
+TABLE = "embedding"  # of codes: `prompt` and `smd` share it, as one file
+LICENCE = "Apache-2.0"  # of this project's own weights
+SMALLEST_QUANTISED = 1 << 15  # weights; a smaller product gains little from 8 bits
+
+
+class ExportError(ValueError):
+    """A model or a folder that cannot be exported (to); the message says why."""
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """A graph as ONNX of opset `OPSET`, the shared table external, without the exporter's notes on source lines."""
+    names = sorted({axis for axes in graph.axes.values() for axis in axes.values()})
+    dims = {name: torch.export.Dim(name, min=1, max=1 << 20) for name in names}
+    shapes = {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in graph.axes.items()}
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module,
+            kwargs=graph.inputs,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+    proto = program.model_proto
+    del proto.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.functions[:]
+    for item in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings: about torchvision, which we lack, and axes that share a name, which is meant."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights of matrix products in 8 bits, a scale for each output channel; activations are quantised as they come.
+
+    Kept in fp32: convolutions, norms, attention, and products of fewer than `SMALLEST_QUANTISED` weights (durations,
+    confidence). Tables from which rows or layers are gathered, so the code embedding and the heads, are stored in fp16,
+    in which a checkpoint has them, and used in fp32: the choice between 1024 tokens does not suffer 8 bits well.
+    """
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in proto.graph.initializer}
+    products = [node for node in proto.graph.node if node.op_type in ("MatMul", "Gemm")]
+    small = [node.name for node in products if sizes.get(node.input[1], 0) < SMALLEST_QUANTISED]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        onnx.save(proto, source)
+        level = logging.getLogger().level
+        logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done
+        try:
+            quantize_dynamic(
+                source,
+                target,
+                ["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=small,
+            )
+        finally:
+            logging.getLogger().setLevel(level)
+        quantised = onnx.load(target)
+    _half_tables(quantised.graph)
+    return quantised
+
+
+def _half_tables(graph: onnx.GraphProto) -> None:
+    """Store large tensors that only Gather reads in fp16; what is gathered is cast to fp32."""
+    for tensor in graph.initializer:
+        users = [n for n in graph.node if tensor.name in n.input]
+        large = tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_QUANTISED
+        if not large or not users or any(n.op_type != "Gather" or n.input[0] != tensor.name for n in users):
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        for node in users:
+            name = node.output[0]
+            node.output[0] = f"{name}_fp16"
+            cast = helper.make_node("Cast", [node.output[0]], [name], f"{node.name}_cast", to=TensorProto.FLOAT)
+            graph.node.insert(list(graph.node).index(node) + 1, cast)
+
+
+def _share_table(proto: onnx.ModelProto, folder: Path) -> None:
+    """Move the code embedding's table out of a graph into `embedding.bin`, written by the first graph that has it."""
+    for tensor in proto.graph.initializer:
+        if tensor.name != f"embed.{TABLE}":
+            continue
+        data, path = tensor.raw_data, folder / f"{TABLE}.bin"
+        if path.is_file() and path.read_bytes() != data:
+            raise ExportError("the graphs do not agree on the code embedding: this is a bug of the exporter")
+        path.write_bytes(data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", path.name), ("offset", "0"), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+
+
+def convert(tts: MobileSpeech) -> dict[str, onnx.ModelProto]:
+    """The graphs of a pair in fp32, by name; minutes of work for the larger models, so both precisions may share it.
+
+    Raises ExportError for a codec other than MiniCodec, whose waveform part is not written for the runtime.
+    """
+    if not isinstance(tts.codec, MiniCodec):
+        raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
+    return {name: to_onnx(graph) for name, graph in graphs(tts.model, tts.codec).items()}
+
+
+def export(
+    tts: MobileSpeech,
+    folder: str | Path,
+    int8: bool = False,
+    provenance: Mapping[str, object] | None = None,
+    licence: str = LICENCE,
+    converted: Mapping[str, onnx.ModelProto] | None = None,
+) -> Path:
+    """Write the folder that `ms_core.mobile.MobileRuntime` reads, and return it.
+
+    Args:
+        folder: new, empty, or an earlier export, which is replaced.
+        int8: see `to_int8`.
+        provenance: what the manifest shall say about the checkpoint's making; JSON values.
+        converted: what `convert(tts)` returned, to spare doing it again.
+
+    Raises ExportError for a folder with other files, or another codec than MiniCodec. The folder appears whole or not
+    at all.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
+    converted = convert(tts) if converted is None else converted
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, proto in converted.items():
+            copy = onnx.ModelProto()
+            copy.CopyFrom(to_int8(proto) if int8 else proto)
+            _share_table(copy, temporary)
+            (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
+        codec = tts.codec
+        tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components", "books")}
+        save_file({k: v.detach().float().contiguous().numpy() for k, v in tensors.items()}, temporary / CONSTANTS)
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": digest(p)} for p in sorted(temporary.iterdir())}
+        manifest = {
+            "format": FORMAT,
+            "precision": "int8" if int8 else "fp32",
+            "opset": OPSET,
+            "files": files,
+            "phones": list(PHONES),
+            "codec": asdict(_constants(codec)),
+            "decoding": asdict(Decoding(**tts.decoding.model_dump())),
+            "chunk_phones": CHUNK_PHONES,
+            "token_digest": codec.token_digest,
+            "checkpoint_sha256": tts.checkpoint,
+            "licence": licence,
+            "provenance": {
+                **(provenance or {}),
+                "made_with": {k: version(k) for k in ("torch", "onnx", "onnxruntime")},
+            },
+        }
+        text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        (temporary / NAME).write_text(text)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _constants(codec: MiniCodec) -> CodecConstants:
+    shared = codec.config.model_dump(include=set(CodecConstants.__dataclass_fields__))
+    return CodecConstants(**shared, mel_floor=MEL_FLOOR)

@@ -1,0 +1,219 @@
+"""The parts of MobileSpeech as modules that become ONNX graphs, each for one utterance of any length, without padding.
+
+The modules reuse the model's own layers, with two rewritings that keep its numbers up to rounding: the prior's linear
+map of a code vector is folded into the code embedding, and what the prior computes from constants is computed once.
+
+=========== ===================================================================== ====================================
+graph       inputs                                                                outputs
+=========== ===================================================================== ====================================
+text        phones (1, p), duration_states                                        states (1, p, d), log_durations (1, p)
+prompt      prompt_codes (1, n, s), prompt_frame_phones (1, s),                   prompt_mean (1, d), prefix (2, L, 1, h, s, c),
+            prompt_phones (1, q), prompt_durations (1, q)                         cross (2, 1, h, s, c),
+                                                                                  duration_states (1, q, d)
+condition   states, index (t), place (1, t, 2), prompt_mean, cross                text (1, t, d)
+smd         text, codes (1, n, t), layer (1), frames (r), prefix                  logits (1, r, bins)
+codec       latent (1, c, t)                                                      log_magnitude (1, k, f)
+=========== ===================================================================== ====================================
+
+`cross` and `prefix` hold attention keys, then values. `prompt` runs once for a voice, `text` and `condition` once for
+an utterance, `smd` once for a decoding pass; it yields logits of the asked frames alone. What a config switches off has
+no input and no output.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ms_core.codec import MiniCodec
+from ms_core.model import MobileSpeechModel
+from ms_core.prompt import PromptStates
+from ms_core.smd import SpeechMaskDecoder
+
+
+class TextGraph(nn.Module):
+    """Phone encoder and duration predictor."""
+
+    def __init__(self, model: MobileSpeechModel):
+        super().__init__()
+        self.text, self.duration = model.text, model.duration
+
+    def forward(self, phones: Tensor, duration_states: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = self.text.embedding(phones)
+        for block in self.text.blocks:
+            x = block(x, None)
+        return x, self.duration(x, None, duration_states, None)
+
+
+class CodeEmbedding(nn.Module):
+    """`SpeechMaskDecoder.embed` as one table lookup: the prior's linear map of a code vector is part of its row."""
+
+    def __init__(self, smd: SpeechMaskDecoder):
+        super().__init__()
+        table = smd.embedding.weight.detach().clone()
+        if smd.prior is not None:
+            enter = smd.prior.enter
+            books = smd.prior.books / smd.prior.scale[0]  # (n, bins + 1, c)
+            table += (books @ enter.weight.T).flatten(0, 1)
+            table += enter.bias / smd.n_q  # each frame sums one row of every layer
+        self.embedding = nn.Parameter(table)  # (n * (bins + 1), d)
+        self.rows = smd.bins + 1
+
+    def forward(self, codes: Tensor) -> Tensor:
+        offset = torch.arange(codes.shape[1])[:, None] * self.rows
+        return nn.functional.embedding(codes + offset, self.embedding).sum(1)
+
+
+class PromptGraph(nn.Module):
+    """Everything of a voice."""
+
+    def __init__(self, model: MobileSpeechModel, embedding: CodeEmbedding):
+        super().__init__()
+        self.embed, self.prompt, self.extractor = embedding, model.prompt, model.extractor
+        self.prefix = nn.ModuleList(b.attention for b in model.smd.blocks) if model.config.prefix else None
+
+    def forward(
+        self,
+        prompt_codes: Tensor,
+        prompt_frame_phones: Tensor,
+        prompt_phones: Tensor | None = None,
+        prompt_durations: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        x = self.embed(prompt_codes) + self.prompt.phone(prompt_frame_phones)
+        for block in self.prompt.blocks:
+            x = block(x, None)
+        out = [self.prompt.mean(x.mean(1))]
+        if self.prompt.attention is not None:
+            out.append(torch.stack(self.prompt.attention.keys_values(x)))
+        if self.prefix is not None:
+            keys, values = zip(*(attention.prompt_cache(x) for attention in self.prefix), strict=True)
+            out.append(torch.stack([torch.stack(keys), torch.stack(values)]))
+        if self.extractor is not None:
+            seconds = torch.log1p(prompt_durations.float())[..., None]
+            y = self.extractor.embedding(prompt_phones) + self.extractor.duration(seconds)
+            out.append(self.extractor.block(y, None))
+        return tuple(out)
+
+
+class ConditionGraph(nn.Module):
+    """Length regulator and cross-attention: `MobileSpeechModel.expand` with the regulator's indices given."""
+
+    def __init__(self, model: MobileSpeechModel):
+        super().__init__()
+        self.prompt, self.place = model.prompt, model.place
+
+    def forward(
+        self, states: Tensor, index: Tensor, place: Tensor, prompt_mean: Tensor, cross: Tensor | None = None
+    ) -> Tensor:
+        expanded = states.index_select(1, index) + self.place(place)
+        kept = None if cross is None else (cross[0], cross[1])
+        return self.prompt.attend(expanded, PromptStates(None, prompt_mean, kept, ()))
+
+
+class SmdGraph(nn.Module):
+    """One pass of the speech mask decoder: `SpeechMaskDecoder.forward`, the head and prior of one layer picked."""
+
+    def __init__(self, smd: SpeechMaskDecoder, embedding: CodeEmbedding):
+        super().__init__()
+        self.embed, self.layer, self.blocks = embedding, smd.layer, smd.blocks
+        self.head, self.bias, self.prior = smd.head, smd.bias, smd.prior
+        if smd.prior is not None:
+            prior, book = smd.prior, smd.prior.books[:, :-1] / smd.prior.scale[:, None]  # (n, bins, c)
+            weighted = book * prior.log_precision.exp()[:, None]
+            half_norm = (weighted * book).sum(-1) / 2 * prior.norm_weight[:, None]
+            self.weighted = nn.Parameter(weighted.transpose(1, 2).contiguous())  # (n, c, bins)
+            self.half_norm = nn.Parameter(half_norm[:, None])  # (n, 1, bins)
+
+    def forward(
+        self, text: Tensor, codes: Tensor, layer: Tensor, frames: Tensor, prefix: Tensor | None = None
+    ) -> Tensor:
+        x = text + self.embed(codes) + self.layer(layer)[:, None]
+        for i, block in enumerate(self.blocks):
+            x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
+        x = x.index_select(1, frames)  # (1, r, d)
+        logits = x @ self.head.index_select(0, layer) + self.bias.index_select(0, layer)
+        if self.prior is None:
+            return logits
+        residual = x @ self.prior.residual.index_select(0, layer)  # (1, r, c), standard units
+        prior = residual @ self.weighted.index_select(0, layer) - self.half_norm.index_select(0, layer)
+        return logits + prior * self.prior.confidence(x).index_select(2, layer).exp()
+
+
+class CodecGraph(nn.Module):
+    """The codec's network, time before frequency."""
+
+    def __init__(self, codec: MiniCodec):
+        super().__init__()
+        self.decoder = codec.decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module with an example of each input, the axes that may have any length, and its outputs' names."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: dict[str, dict[int, str]]
+    outputs: tuple[str, ...]
+
+
+def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
+    """The five graphs of a pair. The examples' lengths are all different, so that no two are taken for one."""
+    config, n_q = model.config, codec.config.n_q
+    d, heads = config.dim, config.heads
+    p, q, s, t, r = 11, 7, 23, 37, 19
+    cross = torch.zeros(2, 1, heads, s, d // heads)
+    prefix = torch.zeros(2, config.smd_layers, 1, heads, s, d // heads)
+    embedding = CodeEmbedding(model.smd)
+
+    def ids(*shape: int) -> Tensor:
+        return torch.ones(shape, dtype=torch.int64)
+
+    inputs = {
+        "text": {"phones": ids(1, p), "duration_states": torch.zeros(1, q, d)},
+        "prompt": {"prompt_codes": ids(1, n_q, s), "prompt_frame_phones": ids(1, s),
+                   "prompt_phones": ids(1, q), "prompt_durations": ids(1, q)},
+        "condition": {"states": torch.zeros(1, p, d), "index": ids(t), "place": torch.zeros(1, t, 2),
+                      "prompt_mean": torch.zeros(1, d), "cross": cross},
+        "smd": {"text": torch.zeros(1, t, d), "codes": ids(1, n_q, t), "layer": ids(1), "frames": ids(r),
+                "prefix": prefix},
+        "codec": {"latent": torch.zeros(1, codec.config.latent_dim, t)},
+    }  # fmt: skip
+    axes = {
+        "phones": {1: "p"}, "duration_states": {1: "q"}, "prompt_codes": {2: "s"}, "prompt_frame_phones": {1: "s"},
+        "prompt_phones": {1: "q"}, "prompt_durations": {1: "q"}, "states": {1: "p"}, "index": {0: "t"},
+        "place": {1: "t"}, "prompt_mean": {}, "cross": {3: "s"}, "text": {1: "t"}, "codes": {2: "t"}, "layer": {},
+        "frames": {0: "r"}, "prefix": {4: "s"}, "latent": {2: "t"},
+    }  # fmt: skip
+    outputs = {
+        "text": ("states", "log_durations"),
+        "prompt": ("prompt_mean", "cross", "prefix", "duration_states"),
+        "condition": ("text",),
+        "smd": ("logits",),
+        "codec": ("log_magnitude",),
+    }
+    modules = {
+        "text": TextGraph(model),
+        "prompt": PromptGraph(model, embedding),
+        "condition": ConditionGraph(model),
+        "smd": SmdGraph(model.smd, embedding),
+        "codec": CodecGraph(codec),
+    }
+    switches = {
+        "cross": config.cross_attention,
+        "prefix": config.prefix,
+        **dict.fromkeys(("duration_states", "prompt_phones", "prompt_durations"), config.prompt_durations),
+    }
+    off = {name for name, on in switches.items() if not on}
+    return {
+        name: Graph(
+            module.eval(),
+            {k: v for k, v in inputs[name].items() if k not in off},
+            {k: axes[k] for k in inputs[name] if k not in off},
+            tuple(k for k in outputs[name] if k not in off),
+        )
+        for name, module in modules.items()
+    }

@@ -1,0 +1,110 @@
+"""MiniCodec's part outside its neural network, in numpy: tokens of a waveform, and a waveform for magnitudes.
+
+The counterpart of `ms_core.codec` and `ms_core.spectral` for one signal, in float32. Here time is the first axis: a
+frame is contiguous in memory, as the Fourier transform wants it.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ms_core.mobile.decoding import Noise
+from ms_core.mobile.manifest import CodecConstants
+
+MOMENTUM = 0.99  # of Griffin-Lim; Perraudin et al. 2013
+
+
+def hann(n_fft: int) -> np.ndarray:
+    """The periodic Hann window (n_fft,), float32."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+class Spectrum:
+    """Short-time Fourier analysis and synthesis of signals of `frames` hops, with buffers for reuse."""
+
+    def __init__(self, n_fft: int, hop: int, frames: int):
+        self.n_fft, self.hop, self.frames = n_fft, hop, frames
+        self.window = hann(n_fft)
+        self.before = (n_fft - hop) // 2  # samples of padding in front
+        self.overlap = -(-n_fft // hop)  # hops that a window covers
+        self._padded = np.zeros((frames - 1) * hop + n_fft, dtype=np.float32)
+        self._frames = np.empty((frames, n_fft), dtype=np.float32)
+        self._weight = self._add(np.broadcast_to(self.window**2, (frames, n_fft))).clip(1e-8)
+
+    def analyse(self, wav: np.ndarray) -> np.ndarray:
+        """Spectrum (k, f) of samples (k * hop,)."""
+        self._padded[self.before : self.before + len(wav)] = wav
+        np.multiply(sliding_window_view(self._padded, self.n_fft)[:: self.hop], self.window, out=self._frames)
+        return np.fft.rfft(self._frames, axis=1).astype(np.complex64, copy=False)
+
+    def synthesise(self, spectrum: np.ndarray) -> np.ndarray:
+        """Samples (k * hop,) of a spectrum (k, f), by least squares."""
+        frames = np.fft.irfft(spectrum, n=self.n_fft, axis=1).astype(np.float32, copy=False)
+        return self._add(np.multiply(frames, self.window, out=self._frames)) / self._weight
+
+    def _add(self, frames: np.ndarray) -> np.ndarray:
+        """Overlap-add of (k, n_fft), without the padding at both ends: (k * hop,)."""
+        total = np.zeros((self.frames + self.overlap - 1, self.hop), dtype=np.float32)
+        for i in range(self.overlap):
+            part = frames[:, i * self.hop : (i + 1) * self.hop]
+            total[i : i + self.frames, : part.shape[1]] += part
+        return total.reshape(-1)[self.before : self.before + self.frames * self.hop]
+
+
+def griffin_lim(magnitude: np.ndarray, n_fft: int, hop: int, passes: int) -> np.ndarray:
+    """Samples (k * hop,) whose magnitudes approach `magnitude` (k, f); the same as `ms_core.spectral.griffin_lim`."""
+    frames, bins = magnitude.shape
+    spectrum = Spectrum(n_fft, hop, frames)
+    angle = Noise(0).uniform((bins, frames)).T * np.float32(2 * np.pi)
+    estimate = np.empty((frames, bins), dtype=np.complex64)  # magnitude * phase
+    estimate.real, estimate.imag = np.cos(angle), np.sin(angle)
+    estimate *= magnitude
+    previous = np.zeros_like(estimate)
+    scale = np.empty_like(magnitude)
+    for _ in range(passes):
+        rebuilt = spectrum.analyse(spectrum.synthesise(estimate))
+        previous *= np.float32(-MOMENTUM / (1 + MOMENTUM))
+        np.add(rebuilt, previous, out=estimate)
+        np.maximum(np.abs(estimate, out=scale), np.float32(1e-8), out=scale)
+        estimate *= np.divide(magnitude, scale, out=scale)
+        previous = rebuilt
+    return spectrum.synthesise(estimate)
+
+
+class MobileCodec:
+    """Tokens <-> latents and waveforms; the network between latent and magnitudes is an ONNX graph.
+
+    Args:
+        tensors: `mel_basis` (m, f), `mean` (features,), `components` (c, features), `books` (n, bins, c).
+    """
+
+    def __init__(self, constants: CodecConstants, tensors: dict[str, np.ndarray]):
+        self.constants = constants
+        self.mel_basis, self.mean = tensors["mel_basis"], tensors["mean"]
+        self.components, self.books = tensors["components"], tensors["books"]
+
+    def dequantise(self, codes: np.ndarray) -> np.ndarray:
+        """The sum (c, t) of the code vectors of codes (n, t)."""
+        latent = self.books[0, codes[0]]
+        for book, code in zip(self.books[1:], codes[1:], strict=False):
+            latent = latent + book[code]
+        return np.ascontiguousarray(latent.T)
+
+    def waveform(self, magnitude: np.ndarray) -> np.ndarray:
+        """Samples in [-1, 1] of linear magnitudes (k, f)."""
+        c = self.constants
+        return griffin_lim(magnitude, c.n_fft, c.hop // c.substeps, c.griffin_lim_passes).clip(-1, 1)
+
+    def encode(self, wav: np.ndarray) -> np.ndarray:
+        """Codes (n, t) of samples (l,) at `sample_rate`, t = ceil(l / hop)."""
+        c = self.constants
+        wav = np.pad(np.asarray(wav, dtype=np.float32), (0, -len(wav) % c.hop))
+        step = c.hop // c.substeps
+        magnitude = np.abs(Spectrum(c.n_fft, step, len(wav) // step).analyse(wav))  # (k, f)
+        mel = np.log(magnitude @ self.mel_basis.T + np.float32(c.mel_floor))  # (k, m)
+        features = mel.reshape(-1, mel.shape[1] * c.substeps)  # (t, substeps * m)
+        residual = (features - self.mean) @ self.components.T  # (t, c)
+        codes = []
+        for book in self.books:
+            codes.append((residual @ book.T - (book**2).sum(1) / 2).argmax(1))
+            residual = residual - book[codes[-1]]
+        return np.stack(codes)

@@ -1,0 +1,311 @@
+"""The command line: what each command writes and prints, and what it says to a person who made a mistake."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import MODEL, PRESET, TRAIN, fake_alignments, new_model, write_corpus
+from typer.testing import CliRunner
+
+from ms_core import data, paths
+from ms_core.cli import app
+from ms_core.codec import load_codec
+from ms_core.config import load_preset
+from ms_core.records import read_records
+from ms_core.synthesize import Voice
+
+SMOKE = paths.ASSETS / "smoke"
+PROMPT = SMOKE / "audio" / "test" / "finn-06.opus"
+PROMPT_TEXT = "I would rather walk home tonight, since the moon is so bright and the air is finally cool."
+
+
+def ms(*arguments: object):
+    """Run `ms-core` in this process."""
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def good(*arguments: object) -> str:
+    """Run `ms-core`, which must succeed; returns what it printed."""
+    result = ms(*arguments)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+def refused(*arguments: object) -> str:
+    """Run `ms-core`, which must refuse: exit code 2 and one line on stderr, which is returned."""
+    result = ms(*arguments)
+    assert result.exit_code == 2, result.output + repr(result.exception)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def pair(codec, tmp_path_factory) -> Path:
+    """A tiny codec and model side by side, as `MobileSpeech.from_pretrained` loads them; they make noise."""
+    folder = tmp_path_factory.mktemp("pair")
+    provenance = {"name": "tiny", "data": load_preset("smoke").data.model_dump(mode="json")}
+    codec.save(folder / "codec", provenance)
+    new_model(codec).save(folder / "model", codec, provenance)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voice(pair, tmp_path_factory) -> Path:
+    """A voice file of that pair, made by `ms-core voice`."""
+    file = tmp_path_factory.mktemp("voice") / "finn.safetensors"
+    made = good("voice", "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", pair, "--out", file)
+    assert re.fullmatch(rf"{re.escape(str(file))}: \d+ phones, \d+ frames\n", made)
+    return file
+
+
+def test_help_is_quick_and_names_every_command():
+    code = (
+        "import sys; from ms_core.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "export", "report", "reproduce"):
+        assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
+    assert shown.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("synth", "--text --prompt --prompt-text --voice --out --model --seed --steps"),
+        ("voice", "--prompt --prompt-text --out --model"),
+        ("evaluate", "--model --split --out"),
+        ("bench", "--model --threads --seconds --json"),
+        ("train", "codec|model --preset --minutes --resume --out"),
+        ("export", "--model --to onnx|executorch --int8 --out"),
+        ("reproduce", "--preset --from --only --dry-run -p"),
+        ("data", "--preset --download --split"),
+        ("report", "--preset --check"),
+    ],
+)
+def test_the_documented_options_exist(command, options):
+    shown = good(command, "--help")
+    for option in options.split():
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", shown), option
+
+
+def test_synth_writes_speech_that_the_seed_fixes(pair, voice, tmp_path):
+    out = tmp_path / "o.wav"
+    words = ["synth", "--text", "Hello there.", "--model", pair, "--steps", "2,1,1", "--out", out]
+    printed = good(*words, "--voice", voice)
+    wav, rate = soundfile.read(out)
+    found = re.fullmatch(rf"{re.escape(str(out))}: (\d+\.\d\d) s of speech, RTF \d+\.\d+ on \d+ threads\n", printed)
+    assert rate == 16_000 and float(found[1]) == pytest.approx(len(wav) / rate, abs=0.01)
+    first = out.read_bytes()
+    good(*words, "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT)
+    assert out.read_bytes() == first  # an enrolled voice is the prompt
+    good(*words, "--voice", voice, "--seed", 1)
+    assert out.read_bytes() != first
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["o.wav"]
+
+
+def test_warnings_are_plain_lines(pair, voice, tmp_path):
+    result = ms("synth", "--text", "Hello 🎉 there.", "--voice", voice, "--model", pair, "--out", tmp_path / "o.wav")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == ["warning: dropped symbols that have no reading: 🎉 (PARTY POPPER)"]
+
+
+@pytest.fixture(scope="session")
+def bad(pair, voice, codec, tmp_path_factory) -> dict[str, Path]:
+    """Files and folders that no command can use."""
+    folder = tmp_path_factory.mktemp("bad")
+    speech, rate = soundfile.read(PROMPT, dtype="float32")
+    soundfile.write(folder / "silent.wav", np.zeros(rate * 3, np.float32), rate)
+    soundfile.write(folder / "short.wav", speech[: int(0.3 * rate)], rate)
+    (folder / "words.wav").write_text("These are words, not audio.")
+    soundfile.write(folder / "empty.wav", speech[:0], rate)
+    (folder / "voice.safetensors").write_bytes(voice.read_bytes()[:-10])
+    known = Voice.load(voice)
+    Voice(known.codes, known.phones, known.durations, "0123456789abcdef").save(folder / "foreign.safetensors")
+    for part, cut in (("codec", 0), ("model", 100)):
+        (folder / "damaged" / part).mkdir(parents=True)
+        for name in ("config.json", "weights.safetensors"):
+            content = (pair / part / name).read_bytes()
+            content = content[:-cut] if cut and name.startswith("weights") else content
+            (folder / "damaged" / part / name).write_bytes(content)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--prompt": "silent"}, r"silent.wav is silent"),
+        ({"--prompt": "short"}, r"short.wav has 0.30 s, allowed are 1 to 30 s"),
+        ({"--prompt": "words"}, r"words.wav cannot be read as audio"),
+        ({"--prompt": "empty"}, r"empty.wav has no samples"),
+        ({"--prompt": "missing.wav"}, r"no such audio file: missing.wav"),
+        ({"--prompt": "/"}, r"/ is a folder"),
+        ({"--prompt-text": "word " * 100}, r"the text has \d+ phones.* 4.28 s"),
+        ({"--prompt-text": "Something quite different was never said by anyone."}, r"does not fit the recording"),
+        ({"--text": ""}, r"the text '' has no word"),
+        ({"--text": "🎉🎉"}, r"the text '🎉🎉' has no word"),
+        ({"--text": "Привет"}, r"cannot read the characters П р и"),
+        ({"--text": "a" * 200}, r"200 characters without a space"),
+        ({"--model": "large"}, r"no model 'large'"),
+        ({"--model": "damaged"}, r"damaged/model.*sha256"),
+        ({"--steps": "16,x"}, r"--steps '16,x'"),
+        ({"--steps": "16,1"}, r"steps \[16, 1\]: give 3"),
+        ({"--steps": "0,1,1"}, r"--steps '0,1,1'"),
+        ({"--out": "o.mp3"}, r"--out .*o.mp3: give a name that ends in .wav"),
+        ({"--out": "no/such/o.wav"}, r"there is no folder .*no/such"),
+        ({"--prompt": None}, r"give either --voice, or --prompt with --prompt-text"),
+        ({"--voice": "voice"}, r"give either --voice"),
+        ({"--prompt": None, "--prompt-text": None, "--voice": "voice"}, r"voice.safetensors: not a voice file"),
+        ({"--prompt": None, "--prompt-text": None, "--voice": "nobody"}, r"no voice file nobody"),
+        ({"--prompt": None, "--prompt-text": None, "--voice": "foreign"}, r"codec 0123456789abcdef"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(changes, message, pair, bad, tmp_path):
+    options = {
+        "--text": "Hello.",
+        "--prompt": PROMPT,
+        "--prompt-text": PROMPT_TEXT,
+        "--model": pair,
+        "--out": "o.wav",
+    }
+    options = {k: v for k, v in (options | changes).items() if v is not None}
+    for key in ("--prompt", "--voice", "--model"):
+        options[key] = bad.get(options.get(key), options.get(key))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    options["--out"] = folder / options["--out"]
+    line = refused("synth", *(x for k, v in options.items() if v is not None for x in (k, v)))
+    assert re.search(message, line), line
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "large"], r"unknown preset 'large': choose one of smoke, mini, paper"),
+        (["--preset", "odd.yaml"], r"odd.yaml: model.width: .*\(given: 64\)"),
+        (["--preset", "none.yaml"], r"none.yaml: cannot be read"),
+        (["--preset", "smoke", "--set", "mask.beta=1"], r"unknown key 'mask.beta'"),
+        (["--preset", "smoke", "--set", "mask.alpha=2"], r"mask.alpha: .*\(given: 2\)"),
+        (["--preset", "smoke", "--set", "mask.alpha"], r"--set 'mask.alpha': give KEY=VALUE"),
+        (["--preset", "mini"], r"no 'train' under .*LibriSpeech: set MS_DATA"),
+        (["--preset", "smoke", "--resume", "--replace"], r"exclude each other"),
+    ],
+)
+def test_training_refuses_what_it_cannot_use(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MS_DATA", str(tmp_path / "data"))
+    Path("odd.yaml").write_text("name: odd\nmodel: {width: 64}\n")
+    assert re.search(message, line := refused("train", "codec", *arguments)), line
+
+
+def test_only_the_mini_codec_is_trained():
+    assert "codec.kind is 'encodec'" in refused("train", "codec", "--preset", "paper")
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(pair, voice, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    line = refused("synth", "--text", "Hello.", "--voice", voice, "--model", pair, "--out", out / "o.wav")
+    assert "No space left on device" in line
+    prompt = ("--prompt", PROMPT, "--prompt-text", PROMPT_TEXT)
+    assert "No space left" in refused("voice", *prompt, "--model", pair, "--out", out / "v.safetensors")
+    assert list(out.iterdir()) == []
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """A preset file that trains in seconds, and recordings for it."""
+    corpus = tmp_path / "data"
+    corpus.mkdir()
+    write_corpus(corpus)
+    monkeypatch.setenv("MS_DATA", str(corpus))
+    monkeypatch.setattr(data, "align_corpus", fake_alignments)
+    torch.manual_seed(0)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(PRESET.model_dump(mode="json")))
+    return file
+
+
+def test_train_from_nothing_to_a_pair_that_speaks(tiny, tmp_path):
+    run = paths.run("tiny")
+    assert "run `ms-core train codec --preset tiny` first" in refused("train", "model", "--preset", tiny)
+    printed = good("data", "--preset", tiny)
+    assert re.search(r"^train: 12 utterances, 0.01 h; 12 aligned, no codec", printed), printed
+    assert good("train", "codec", "--preset", tiny) == f"{run / 'codec' / 'export'}: codec\n"
+    codec = load_codec(run / "codec" / "export")
+    assert codec.config == PRESET.codec and codec.token_digest == load_codec(run / "codec-fit").token_digest
+    assert f"12 aligned and tokenised for {codec.token_digest}" in good("data", "--preset", tiny, "--split", "train")
+
+    printed = good("train", "model", "--preset", tiny, "--set", "train_model.steps=4")
+    assert f"`ms-core synth --model {run / 'pair'}`" in printed
+    steps = [json.loads(line)["step"] for line in (run / "model" / "log.jsonl").read_text().splitlines()]
+    assert max(steps) == 4
+    assert "already holds a run" in refused("train", "model", "--preset", tiny)
+    assert "differs in train_model" in refused("train", "model", "--preset", tiny, "--resume")
+    good("train", "model", "--preset", tiny, "--replace", "--minutes", "0")  # stops after the first step
+    good("train", "model", "--preset", tiny, "--resume", "--minutes", "1")
+    steps = [json.loads(line)["step"] for line in (run / "model" / "log.jsonl").read_text().splitlines()]
+    assert max(steps) == TRAIN.steps and steps == sorted(steps)
+
+    words = ["--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", run / "pair"]
+    good("synth", "--text", "Hello.", *words, "--out", tmp_path / "o.wav")
+    assert soundfile.info(tmp_path / "o.wav").samplerate == PRESET.codec.sample_rate
+    assert MODEL.model_dump(mode="json") == json.loads((run / "pair/model/config.json").read_text())["config"]
+
+
+def test_a_fit_of_another_codec_is_not_overwritten(tiny):
+    good("train", "codec", "--preset", tiny, "--minutes", "0")
+    again = ("train", "codec", "--preset", tiny, "--set", "codec.latent_dim=6")
+    assert "was fitted for another codec config" in refused(*again)
+    good(*again, "--replace", "--minutes", "0")
+    assert load_codec(paths.run("tiny") / "codec" / "export").config.latent_dim == 6
+
+
+def test_bench_prints_and_writes_records(pair, tmp_path):
+    out = tmp_path / "bench.json"
+    printed = good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 1, "--json", "--out", out)
+    values = {record["metric"]: record["value"] for record in json.loads(printed)}
+    assert values["rtf_total"] > 0 and values["params"] > 1000
+    assert {record.metric for record in read_records(out)} == set(values)
+    assert "go together" in refused("bench", "--model", pair, "--prompt", PROMPT)
+
+
+def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
+    words = ["evaluate", "--model", pair, "--split", "test", "--limit", 1, "--out", tmp_path / "e"]
+    pytest.importorskip("pystoi")
+    printed = good(*words, "--metrics", "stoi", "--steps", "2,1,1")
+    assert re.search(r"^ground-truth-codec\tstoi\t0\.\d+$", printed, re.MULTILINE), printed
+    records = read_records(tmp_path / "e")
+    assert {r.system for r in records} == {"mobilespeech-tiny-steps2", "ground-truth", "ground-truth-codec"}
+    assert "unknown loud" in refused(*words, "--metrics", "loud")
+    assert "no utterance of set 'elsewhere'" in refused(*words[:4], "elsewhere", "--out", tmp_path / "e")
+
+
+def test_report_writes_tables_and_checks_them(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    (tmp_path / "smoke").mkdir()
+    good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 1, "--out", tmp_path / "smoke" / "bench.json")
+    assert "main.md is missing" in refused("report", "--preset", "smoke", "--check")
+    assert good("report", "--preset", "smoke").splitlines()[0].endswith("main.md")
+    good("report", "--preset", "smoke", "--check")
+    (tmp_path / "smoke" / "main.md").write_text("edited by hand")
+    assert "differs from its records" in refused("report", "--preset", "smoke", "--check")

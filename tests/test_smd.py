@@ -1,0 +1,246 @@
+"""The three mask regimes, and iterative parallel decoding."""
+
+import math
+
+import pytest
+import torch
+from conftest import MODEL, global_rng_untouched, stir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms_core.config import MaskConfig
+from ms_core.layers import lengths_to_mask
+from ms_core.prompt import PromptStates
+from ms_core.smd import CodebookPrior, SpeechMaskDecoder, apply_mask, draw_masks, fill_grid, gumbel, still_masked
+
+N, BINS, DIM = 3, 32, MODEL.dim
+MASK = BINS
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> SpeechMaskDecoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = SpeechMaskDecoder(MODEL, N, BINS, noise(N, BINS, 8)).eval()
+    stir(decoder, 1)
+    return decoder
+
+
+def prompt_of(decoder: SpeechMaskDecoder, *lengths: int, seed: int = 5) -> PromptStates:
+    """Prompt states of the given lengths, with a prefix for every layer of the decoder."""
+    longest = max(lengths)
+    states = torch.cat([torch.cat([noise(1, s, DIM, seed=s), torch.full((1, longest - s, DIM), 9.0)], 1) for s in lengths])
+    mask = lengths_to_mask(torch.tensor(lengths), longest)
+    prefix = tuple(block.attention.prompt_cache(states, torch.tensor(lengths)) for block in decoder.blocks)
+    return PromptStates(mask, torch.zeros(len(lengths), DIM), None, prefix)
+
+
+# -- masks ------------------------------------------------------------------------------------------------------------
+
+
+def draws(config: MaskConfig, count: int = 4000, frames: int = 200, seed: int = 0):
+    real = torch.ones(count, frames, dtype=torch.bool)
+    return draw_masks(real, 8, config, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("law", ["uniform", "lead", "linear"])
+def test_layers_are_drawn_by_p_rank(law: str) -> None:
+    config = MaskConfig(p_rank=law)
+    layer, _ = draws(config)
+    share = torch.bincount(layer, minlength=8) / len(layer)
+    expected = torch.tensor(config.rank_probabilities(8))
+    sigma = (expected * (1 - expected) / len(layer)).sqrt()
+    assert ((share - expected).abs() < 4 * sigma).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.75, 1.0])
+def test_layer_1_is_wholly_masked_with_probability_1_minus_alpha(alpha: float) -> None:
+    layer, masked = draws(MaskConfig(alpha=alpha))
+    whole = masked.all(1)
+    first = layer == 0
+    # cos(u) > 1 - 1/200 for u < 0.1: at 200 frames a partial mask is hardly ever full (about 3 %)
+    chance = (1 - alpha) + alpha * whole[~first].float().mean()
+    assert float(whole[first].float().mean()) == pytest.approx(float(chance), abs=0.06)
+    assert whole[~first].float().mean() < 0.1  # a higher layer is always partly masked
+
+
+def test_partial_masks_have_the_ratio_cos_u() -> None:
+    layer, masked = draws(MaskConfig(alpha=1.0))
+    ratio = masked.float().mean(1)
+    # u ~ U[0, pi/2]: the mean of cos(u) is 2/pi, and P(cos(u) < r) = 1 - arccos(r) / (pi/2)
+    for chosen in (layer == 0, layer > 0):
+        assert float(ratio[chosen].mean()) == pytest.approx(2 / math.pi, abs=0.03)
+        for r in (0.25, 0.5, 0.75, 0.9):
+            below = float((ratio[chosen] < r).float().mean())
+            assert below == pytest.approx(1 - math.acos(r) / (math.pi / 2), abs=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 999), st.floats(0, 1))
+def test_at_least_one_real_frame_is_masked_and_no_padding(lengths: list[int], seed: int, alpha: float) -> None:
+    frames = lengths_to_mask(torch.tensor(lengths), max(lengths))
+    with global_rng_untouched():
+        layer, masked = draw_masks(frames, N, MaskConfig(alpha=alpha), torch.Generator().manual_seed(seed))
+    assert not (masked & ~frames).any()
+    assert masked.any(1).all()
+    assert layer.shape == (len(lengths),)
+    assert 0 <= int(layer.min()) <= int(layer.max()) < N
+    again = draw_masks(frames, N, MaskConfig(alpha=alpha), torch.Generator().manual_seed(seed))
+    assert torch.equal(layer, again[0])
+    assert torch.equal(masked, again[1])
+
+
+def test_apply_mask_shows_what_figure_1_shows() -> None:
+    codes = torch.arange(3 * 4 * 5).reshape(3, 4, 5) % BINS
+    masked = torch.tensor([[True] * 5, [True, False, True, False, False], [False, False, False, False, True]])
+    grid = apply_mask(codes, torch.tensor([0, 2, 3]), masked, MASK)
+    assert (grid[0] == MASK).all()  # P_{1-alpha}: nothing is known
+    assert torch.equal(grid[1, :2], codes[1, :2])  # below the chosen layer: all
+    assert torch.equal(grid[1, 2] == MASK, masked[1])
+    assert torch.equal(grid[1, 2][~masked[1]], codes[1, 2][~masked[1]])
+    assert (grid[1, 3] == MASK).all()  # above it: nothing
+    assert (grid == MASK)[2].sum() == 1
+
+
+# -- the decoder ------------------------------------------------------------------------------------------------------
+
+
+def test_mask_has_an_embedding_of_its_own_in_every_layer(decoder) -> None:
+    grid = torch.full((1, N, 1), MASK)
+    all_masked = decoder.embed(grid)
+    for layer in range(N):
+        one = grid.clone()
+        one[:, layer] = 0
+        assert not torch.allclose(decoder.embed(one), all_masked)
+    assert torch.allclose(
+        all_masked[0, 0] - decoder.prior.enter.bias,
+        sum(decoder.embedding.weight[layer * (BINS + 1) + MASK] for layer in range(N)),
+        atol=1e-5,
+    )
+
+
+def test_logits_see_neither_padding_nor_batch_mates(decoder) -> None:
+    text, codes = noise(2, 7, DIM), torch.randint(0, BINS + 1, (2, N, 7), generator=torch.Generator().manual_seed(0))
+    mask = lengths_to_mask(torch.tensor([4, 7]), 7)
+    layer = torch.tensor([2, 0])
+    text[0, 4:] = 50.0
+    logits, residual = decoder(text, codes, layer, mask, prompt_of(decoder, 3, 6))
+    for b, (t, s) in enumerate(((4, 3), (7, 6))):
+        part = slice(b, b + 1)
+        alone = decoder(text[part, :t], codes[part, :, :t], layer[part], mask[part, :t], prompt_of(decoder, s))
+        assert torch.allclose(logits[part, :t], alone[0], atol=2e-4)
+        assert torch.allclose(residual[part, :t], alone[1], atol=2e-4)
+
+
+def test_the_prior_is_a_gaussian_around_the_predicted_residual() -> None:
+    books = noise(N, BINS, 4)
+    prior = CodebookPrior(8, books)
+    with torch.no_grad():
+        prior.norm_weight.fill_(1.0)
+    x, layer = noise(2, 5, 8, seed=1), torch.tensor([0, 2])
+    logits, residual = prior(x, layer)
+    for b in range(2):
+        scaled = (residual[b, :, None] - books[layer[b]]) / prior.scale[layer[b]]  # (t, bins, c)
+        expected = -scaled.square().sum(-1) / 2
+        gap = logits[b] - expected
+        assert torch.allclose(gap, gap[:, :1].expand(-1, BINS), atol=1e-4)  # equal up to a constant of each frame
+    codes = torch.tensor([[[1], [MASK], [3]]])
+    assert torch.allclose(prior.known(codes)[0, 0], books[0, 1] + books[2, 3])
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 64))
+def test_the_schedule_is_the_cosine_and_always_moves(frames: int, steps: int) -> None:
+    left = [still_masked(frames, step, steps) for step in range(1, steps + 1)]
+    assert left[-1] == 0
+    assert left == sorted(left, reverse=True)
+    for step, count in enumerate(left[:-1], 1):
+        assert count <= max(frames - step, 0)  # at least one more token is known after each pass
+        assert count in (math.floor(frames * math.cos(math.pi / 2 * step / steps)), max(frames - step, 0))
+
+
+def fill(decoder, text, mask, prompt, seeds, steps=(5, 3, 1), **options):
+    return fill_grid(decoder, text, mask, prompt, steps, generators(*seeds), **options)
+
+
+def test_known_tokens_stay_and_the_count_follows_the_schedule(decoder) -> None:
+    frames, steps = 23, (6, 3, 1)
+    mask = torch.ones(1, frames, dtype=torch.bool)
+    seen = []
+    codes = fill(
+        decoder, noise(1, frames, DIM), mask, prompt_of(decoder, 4), [0], steps,
+        on_pass=lambda layer, step, codes: seen.append((layer, step, codes.clone())),
+    )  # fmt: skip
+    assert [(layer, step) for layer, step, _ in seen] == [(j, s) for j in range(N) for s in range(1, steps[j] + 1)]
+    before = torch.full_like(codes, MASK)
+    for layer, step, now in seen:
+        known = before != MASK
+        assert torch.equal(now[known], before[known])  # a token once fixed never changes
+        assert int((now[0, layer] == MASK).sum()) == still_masked(frames, step, steps[layer])
+        assert (now[0, layer + 1 :] == MASK).all()  # layer by layer
+        before = now
+    assert torch.equal(before, codes)
+    assert 0 <= int(codes.min()) <= int(codes.max()) < BINS
+
+
+def test_a_single_pass_is_greedy_and_feeds_the_layers_above(decoder) -> None:
+    mask, text, prompt = torch.ones(1, 9, dtype=torch.bool), noise(1, 9, DIM), prompt_of(decoder, 4)
+    codes = fill(decoder, text, mask, prompt, [0], (1, 1, 1))
+    grid = torch.full((1, N, 9), MASK)
+    for layer in range(N):
+        grid[:, layer] = decoder(text, grid, torch.tensor([layer]), mask, prompt)[0].argmax(-1)
+    assert torch.equal(codes, grid)
+    assert torch.equal(codes, fill(decoder, text, mask, prompt, [1], (1, 1, 1)))  # no noise, so no seed
+
+
+def test_the_seed_fixes_the_result(decoder) -> None:
+    mask, text, prompt = torch.ones(1, 30, dtype=torch.bool), noise(1, 30, DIM), prompt_of(decoder, 4)
+    with global_rng_untouched():
+        codes = fill(decoder, text, mask, prompt, [0])
+    assert torch.equal(codes, fill(decoder, text, mask, prompt, [0]))
+    assert not torch.equal(codes, fill(decoder, text, mask, prompt, [1]))
+    greedy = [fill(decoder, text, mask, prompt, [s], temperature=0.0, choice_temperature=0.0) for s in (0, 1)]
+    assert torch.equal(*greedy)
+
+
+def test_codes_see_neither_padding_nor_batch_mates(decoder) -> None:
+    lengths, prompts, seeds = (5, 17, 11), (6, 2, 4), (3, 4, 5)
+    text = torch.cat([torch.cat([noise(1, t, DIM, seed=t), torch.full((1, 17 - t, DIM), 7.0)], 1) for t in lengths])
+    mask = lengths_to_mask(torch.tensor(lengths), 17)
+    together = fill(decoder, text, mask, prompt_of(decoder, *prompts), seeds)
+    for b, t in enumerate(lengths):
+        alone = fill(decoder, text[b : b + 1, :t], mask[b : b + 1, :t], prompt_of(decoder, prompts[b]), seeds[b : b + 1])
+        assert torch.equal(together[b : b + 1, :, :t], alone)
+        assert not together[b, :, t:].any()  # padding is 0
+
+
+def test_given_layers_are_kept_and_used(decoder) -> None:
+    mask, text, prompt = torch.ones(1, 9, dtype=torch.bool), noise(1, 9, DIM), prompt_of(decoder, 4)
+    own = fill(decoder, text, mask, prompt, [0])
+    other = (own[:, :2] + 1) % BINS
+    passes = []
+    codes = fill(decoder, text, mask, prompt, [0], known=other, on_pass=lambda *args: passes.append(args[:2]))
+    assert torch.equal(codes[:, :2], other)
+    assert passes == [(2, 1)]
+    assert not torch.equal(codes[:, 2], own[:, 2])
+    assert torch.equal(fill(decoder, text, mask, prompt, [0], known=own), own)
+
+
+def test_gumbel_noise_is_each_example_s_own() -> None:
+    both = gumbel((2, 6, 4), (3, 6), generators(0, 1), torch.device("cpu"))
+    assert torch.equal(both[:1, :3], gumbel((1, 3, 4), (3,), generators(0), torch.device("cpu")))
+    assert torch.equal(both[1:], gumbel((1, 6, 4), (6,), generators(1), torch.device("cpu")))
+    many = gumbel((1, 20_000), (20_000,), generators(2), torch.device("cpu"))
+    assert float(many.mean()) == pytest.approx(0.5772, abs=0.04)  # Euler's constant
+    assert float(many.var()) == pytest.approx(math.pi**2 / 6, abs=0.1)
