@@ -22,6 +22,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from ms_core import text as ms_text
+from ms_core.audio import resample
 from ms_core.text import BOUNDARIES, BOUNDARY, PHONES, pronunciations
 
 SAMPLE_RATE = 16_000
@@ -289,8 +290,7 @@ def _align_file(item: tuple[str, str, str]) -> dict:
     identity, path, text = item
     try:
         wav, rate = soundfile.read(path, dtype="float32")
-        if rate != SAMPLE_RATE:
-            raise AlignmentError(f"{path} has {rate} Hz, allowed is {SAMPLE_RATE} Hz: resample it first")
+        wav = resample(wav, rate, SAMPLE_RATE)
         aligned, fit = align_scored(wav, text)
         _check_fit(fit)
     except (ValueError, soundfile.LibsndfileError) as error:

@@ -92,7 +92,7 @@ def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], d
     config, weights = folder / "config.json", folder / "weights.safetensors"
     for path, limit in ((config, MAX_JSON), (weights, MAX_WEIGHTS)):
         if not path.is_file():
-            raise CheckpointError(f"{folder}: {path.name} is missing; a checkpoint is config.json + weights.safetensors")
+            raise CheckpointError(f"{folder}: {path.name} is missing; a checkpoint is {config.name} + {weights.name}")
         if path.stat().st_size > limit:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes, at most {limit} are read")
     try:

@@ -345,11 +345,16 @@ def export(
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
-    """Export a model for a phone."""
+    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with it, without torch."""
+    if to is Runtime.executorch:
+        raise UsageError("--to executorch is not built yet: export to onnx")
     from ms_core import recipes
     from ms_core.export import export as run
+    from ms_core.synthesize import MobileSpeech
 
-    typer.echo(f"{run(recipes.pair_folder(model), out, to.value, int8)}")
+    folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    typer.echo(f"{folder}: {size:.1f} MB")
 
 
 @command("report")

@@ -1,7 +1,7 @@
 """The neural codec: waveform <-> a grid of tokens C of N codebooks by T frames.
 
-The paper uses EnCodec at 24 kHz, decoded by Vocos (paper.md, section 1.5): `EncodecCodec`. Our small replication runs on
-`MiniCodec`, which is our choice throughout: 16 kHz, 50 frames a second, 8 codebooks of 1024 entries (4 kb/s).
+The paper uses EnCodec at 24 kHz, decoded by Vocos (paper.md, section 1.5): `EncodecCodec`. Our small replication runs
+on `MiniCodec`, which is our choice throughout: 16 kHz, 50 frames a second, 8 codebooks of 1024 entries (4 kb/s).
 
 MiniCodec codes no phase. A frame's log-mel spectrum (two analysis windows of 80 bands) is projected on its principal
 components and quantised by a residual vector quantiser; a Vocos-style ConvNeXt decoder gives back a linear-frequency

@@ -201,7 +201,9 @@ def parse(cls: type[Config], values: object, origin: str) -> Config:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']} (given: {e['input']!r})" for e in error.errors()
+        ]
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 

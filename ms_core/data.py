@@ -70,8 +70,11 @@ def read_cuts(config: DataConfig, split: str) -> CutSet:
     """Recordings and transcripts of a split, unaligned.
 
     `librispeech` and `shipped` read a `manifest.tsv` (set utt speaker sex seconds path text); a folder without one must
-    hold LibriSpeech's own layout, and is read by lhotse's recipe. Raises DataError when nothing is there.
+    hold LibriSpeech's own layout, and is read by lhotse's recipe. "a+b" joins splits. Raises DataError when nothing is
+    there.
     """
+    if "+" in split:
+        return CutSet.from_cuts(cut for part in split.split("+") for cut in read_cuts(config, part))
     root = paths.ASSETS / "smoke" if config.corpus == "shipped" else paths.data()
     manifest = root / "manifest.tsv"
     if config.corpus == "libritts":
@@ -196,7 +199,7 @@ class Sampler:
     def __init__(self, cuts: CutSet, config: TrainConfig, frame_rate: float, rank: int = 0, world_size: int = 1):
         self.cuts = cuts.to_eager()
         if len(self.cuts) < 2 * world_size:
-            raise DataError(f"{len(self.cuts)} utterances are too few to train on: at least {2 * world_size} are needed")
+            raise DataError(f"{len(self.cuts)} utterances are too few to train on: give at least {2 * world_size}")
         self.config, self.frame_rate = config, frame_rate
         self.rank, self.world_size = rank, world_size
         self.speakers = defaultdict(list)

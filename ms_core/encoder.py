@@ -1,8 +1,9 @@
 """The text side: phone encoder, duration predictor, length regulator (paper.md, sections 1.1 and 1.2).
 
 Known from the paper's Figure 1: phones are embedded and encoded, a duration predictor sees the text states beside the
-prompt's duration tokens, and a length regulator expands the states to codec frames. Layer types and sizes are our choice;
-the predictor's two convolutions and its loss, the squared error of log(d + 1), are FastSpeech 2's, the authors' base.
+prompt's duration tokens, and a length regulator expands the states to codec frames. Layer types and sizes are our
+choice; the predictor's two convolutions and its loss, the squared error of log(d + 1), are FastSpeech 2's, the authors'
+base.
 """
 
 import torch

@@ -3,17 +3,19 @@
 The modules reuse the model's own layers, with two rewritings that keep its numbers up to rounding: the prior's linear
 map of a code vector is folded into the code embedding, and what the prior computes from constants is computed once.
 
-=========== ===================================================================== ====================================
-graph       inputs                                                                outputs
-=========== ===================================================================== ====================================
-text        phones (1, p), duration_states                                        states (1, p, d), log_durations (1, p)
-prompt      prompt_codes (1, n, s), prompt_frame_phones (1, s),                   prompt_mean (1, d), prefix (2, L, 1, h, s, c),
-            prompt_phones (1, q), prompt_durations (1, q)                         cross (2, 1, h, s, c),
-                                                                                  duration_states (1, q, d)
-condition   states, index (t), place (1, t, 2), prompt_mean, cross                text (1, t, d)
-smd         text, codes (1, n, t), layer (1), frames (r), prefix                  logits (1, r, bins)
-codec       latent (1, c, t)                                                      log_magnitude (1, k, f)
-=========== ===================================================================== ====================================
+=========== ================================================= ==========================================
+graph       inputs                                            outputs
+=========== ================================================= ==========================================
+text        phones (1, p), duration_states                    states (1, p, d), log_durations (1, p)
+prompt      prompt_codes (1, n, s), prompt_phones (1, q),     prompt_mean (1, d), cross (2, 1, h, s, c),
+            prompt_frame_phones (1, s),                       prefix (2, L, 1, h, s, c),
+            prompt_durations (1, q)                           duration_states (1, q, d)
+condition   states, index (t), place (1, t, 2),               text (1, t, d)
+            prompt_mean, cross
+smd         text, codes (1, n, t), layer (1), frames (r),     logits (1, r, bins)
+            prefix
+codec       latent (1, c, t)                                  log_magnitude (1, k, f)
+=========== ================================================= ==========================================
 
 `cross` and `prefix` hold attention keys, then values. `prompt` runs once for a voice, `text` and `condition` once for
 an utterance, `smd` once for a decoding pass; it yields logits of the asked frames alone. What a config switches off has
@@ -48,6 +50,7 @@ class TextGraph(nn.Module):
 class CodeEmbedding(nn.Module):
     """`SpeechMaskDecoder.embed` as one table lookup: the prior's linear map of a code vector is part of its row."""
 
+    @torch.no_grad()
     def __init__(self, smd: SpeechMaskDecoder):
         super().__init__()
         table = smd.embedding.weight.detach().clone()
@@ -118,11 +121,9 @@ class SmdGraph(nn.Module):
         self.embed, self.layer, self.blocks = embedding, smd.layer, smd.blocks
         self.head, self.bias, self.prior = smd.head, smd.bias, smd.prior
         if smd.prior is not None:
-            prior, book = smd.prior, smd.prior.books[:, :-1] / smd.prior.scale[:, None]  # (n, bins, c)
-            weighted = book * prior.log_precision.exp()[:, None]
-            half_norm = (weighted * book).sum(-1) / 2 * prior.norm_weight[:, None]
-            self.weighted = nn.Parameter(weighted.transpose(1, 2).contiguous())  # (n, c, bins)
-            self.half_norm = nn.Parameter(half_norm[:, None])  # (n, 1, bins)
+            weighted, half_norm = smd.prior.geometry(torch.arange(smd.n_q))
+            self.weighted = nn.Parameter(weighted.detach().transpose(1, 2).contiguous())  # (n, c, bins)
+            self.half_norm = nn.Parameter(half_norm.detach())  # (n, 1, bins)
 
     def forward(
         self, text: Tensor, codes: Tensor, layer: Tensor, frames: Tensor, prefix: Tensor | None = None

@@ -194,7 +194,7 @@ def own_kernel() -> Iterator[str]:
         root = Path(name)
         kernel = root / "kernels" / KERNEL
         kernel.mkdir(parents=True)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
         spec = {"argv": argv, "display_name": KERNEL, "language": "python"}
         (kernel / "kernel.json").write_text(json.dumps(spec))
         folders = ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")

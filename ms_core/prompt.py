@@ -1,7 +1,7 @@
 """The speaker prompt: prompt encoder, cross-attention, prefix (paper.md, section 1.3).
 
-Known: prompt codes A of N layers by T_p frames pass a Prompt Encoder, whose states enter the text row by cross-attention
-and the Conformer decoder directly. That the second path is a prefix is our reading of Figure 1. Ours besides: the
+Known: prompt codes A of N layers by T_p frames pass a Prompt Encoder, whose states enter the text row by
+cross-attention and the Conformer decoder directly. That the second path is a prefix is our reading of Figure 1. Ours besides: the
 encoder also sees which phone is spoken in each prompt frame, so that attention can look a phone up in the prompt, and
 the mean of the prompt states is added to every frame.
 """
@@ -37,7 +37,7 @@ class SpeakerPrompt(nn.Module):
             for _ in range(config.prompt_layers)
         )
         self.mean = nn.Linear(config.dim, config.dim)
-        self.norm = nn.LayerNorm(config.dim).requires_grad_(config.cross_attention)  # else several processes wait for it
+        self.norm = nn.LayerNorm(config.dim).requires_grad_(config.cross_attention)  # else DDP waits for it
         self.attention = Attention(config.dim, config.heads) if config.cross_attention else None
 
     def forward(

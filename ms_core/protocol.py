@@ -175,8 +175,8 @@ class Trials:
         return load_speech(self.items[prompt.utt].path, sample_rate)[: round(prompt.seconds * sample_rate)]
 
     def reference(self, item: Item, sample_rate: int) -> np.ndarray:
-        """What SIM compares with: the prompt, or on `paper-demo`, whose prompts are not published, the recording."""
-        return load_speech(item.path, sample_rate) if self.split == DEMO else self.prompt_wav(item, sample_rate)
+        """What SIM compares with: the recording of the same sentence, as for the authors' clips (no prompts there)."""
+        return load_speech(item.path, sample_rate)
 
     def stranger(self, item: Item) -> Item:
         """An utterance to be spoken of another speaker, whose reference is the control of SIM."""
@@ -192,8 +192,8 @@ class Trials:
 
     def describe(self) -> str:
         """The protocol in words, for records."""
-        against = "the recording of the same sentence" if self.split == DEMO else "the 3 s prompt"
         return (
             f"VALL-E protocol: text spoken with a prompt of about {PROMPT_SECONDS:g} s (cut at the nearest word end) "
-            f"from another utterance of the speaker, pairs of seed {self.seed}; SIM against {against}"
+            f"from another utterance of the speaker, pairs of seed {self.seed}; SIM against the recording of the same "
+            "sentence"
         )

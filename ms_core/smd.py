@@ -1,8 +1,8 @@
 """The speech mask decoder (SMD): Conformer over the token grid, the three mask regimes, iterative parallel decoding.
 
 What Figure 1(b) of the paper shows: text states plus the sum of the code embeddings enter a Conformer; layer 1 is
-trained with all frames masked (P_{1-alpha}) or part of them (P_alpha), a higher layer with the layers below visible, part
-of its own frames masked and all above masked (P_rank). What it does not show is our choice: alpha, the law of P_rank,
+trained with all frames masked (P_{1-alpha}) or part of them (P_alpha), a higher layer with the layers below visible,
+part of its own frames masked and all above masked (P_rank). What it does not show is our choice: alpha, the law of P_rank,
 sizes, the ratio cos(u) (SoundStorm's), and the decoding schedule (MaskGIT's and SoundStorm's; paper.md, sections 2, 3).
 
 Ours besides (`codebook_prior`): the decoder predicts the codec's continuous latent of each frame, and a token's logit
@@ -109,12 +109,15 @@ class CodebookPrior(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # distances need more than bf16's three digits
             x = x.float()
             residual = torch.bmm(x, self.residual[layer])  # (b, t, c), standard units
-            scale = self.scale[layer][:, None]  # (b, 1, c)
-            book = self.books[layer, :-1] / scale  # (b, bins, c)
-            weighted = book * (GAIN * self.log_precision[layer]).exp()[:, None]
-            half_norm = (weighted * book).sum(-1)[:, None] / 2 * (GAIN * self.norm_weight[layer, None, None])  # (b, 1, bins)
+            weighted, half_norm = self.geometry(layer)
             confidence = self.confidence(x).gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
-            return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * scale
+            return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * self.scale[layer][:, None]
+
+    def geometry(self, layer: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b bins c"], Float[Tensor, "b 1 bins"]]:
+        """What the logits of a layer need that no input decides: code vectors by precision, and half their norms."""
+        book = self.books[layer, :-1] / self.scale[layer][:, None]  # (b, bins, c), standard units
+        weighted = book * (GAIN * self.log_precision[layer]).exp()[:, None]
+        return weighted, (weighted * book).sum(-1)[:, None] / 2 * (GAIN * self.norm_weight[layer, None, None])
 
 
 def draw_masks(
@@ -158,7 +161,7 @@ def still_masked(frames: int, step: int, steps: int) -> int:
 def gumbel(shape: Sequence[int], lengths: Sequence[int], generators: Generators, device: torch.device) -> Tensor:
     """Standard Gumbel noise (b, t, ...), each example from its own generator.
 
-    It is drawn on the CPU, so that every device draws the same, and for the real frames alone, so that padding does not.
+    It is drawn on the CPU, so that every device draws the same, and for real frames alone, so that padding is free.
     """
     uniform = torch.full(tuple(shape), 0.5)
     for row, frames, generator in zip(uniform, lengths, generators, strict=True):
@@ -182,7 +185,7 @@ def fill_grid(
     """Iterative parallel decoding, layer by layer from the lowest.
 
     In a layer of S > 1 passes each pass draws a token for every masked frame and keeps the surest: the log probability
-    of the drawn token plus Gumbel noise, annealed to zero, is ranked, and the cosine schedule says how many stay masked.
+    of the drawn token plus Gumbel noise, annealed to zero, is ranked; the cosine schedule says how many stay masked.
     A token once kept stays and is fed back. The last pass of a layer, so the only pass of most layers, is greedy.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def stft(wav: Float[Tensor, "b l"], n_fft: int, hop: int) -> Complex[Tensor, "b f k"]:
-    """Hann-windowed spectrum of a signal whose length is a multiple of `hop`: f = n_fft/2 + 1 bins, k = l/hop frames."""
+    """Hann-windowed spectrum of a signal, its length a multiple of `hop`: f = n_fft/2 + 1 bins, k = l/hop frames."""
     pad = (n_fft - hop) // 2
     frames = F.pad(wav, (pad, n_fft - hop - pad)).unfold(-1, n_fft, hop)  # (b, k, n_fft)
     return torch.fft.rfft(frames * torch.hann_window(n_fft, device=wav.device)).transpose(1, 2)

@@ -147,8 +147,14 @@ class MobileSpeech:
         if self._states is None or self._states[0] is not voice:
             if voice.token_digest != self.codec.token_digest:
                 raise VoiceError(
-                    f"this voice holds tokens of codec {voice.token_digest}, the model needs {self.codec.token_digest}: "
-                    "enrol the speaker again with this model"
+                    f"this voice holds tokens of codec {voice.token_digest}, the model needs "
+                    f"{self.codec.token_digest}: enrol the speaker again with this model"
+                )
+            n_q, bins = self.codec.config.n_q, self.codec.config.bins
+            if len(voice.codes) != n_q or int(voice.codes.max()) >= bins:
+                raise VoiceError(
+                    f"this voice has codes of shape {tuple(voice.codes.shape)} up to {int(voice.codes.max())}; allowed "
+                    f"are {n_q} layers of at most {bins - 1}: the file is damaged, enrol the speaker again"
                 )
             phones = torch.tensor([phone_ids(voice.phones)])
             frames = torch.tensor([voice.durations])

@@ -207,5 +207,6 @@ class DecoderTask:
 
     def export(self, network: SpectrumDecoder, folder: Path, provenance: dict[str, Any]) -> None:
         codec = MiniCodec(self.codec.config)
-        codec.load_state_dict({**self.codec.state_dict(), **{f"decoder.{k}": v for k, v in network.state_dict().items()}})
+        decoder = {f"decoder.{k}": v for k, v in network.state_dict().items()}
+        codec.load_state_dict({**self.codec.state_dict(), **decoder})
         codec.save(folder, provenance)

@@ -1,8 +1,8 @@
 """One training loop for codec and model, on accelerate: bf16, one or many processes, resumable, JSONL log.
 
-Everything random in step k (batch, masks, dropout) is drawn from seeds that k alone decides, so a run that was killed at
-any moment and resumed ends with the same bits as one that was not. State is one safetensors file, replaced by a rename;
-nothing is pickled, which is why accelerate's own `save_state` is not used.
+Everything random in step k (batch, masks, dropout) is drawn from seeds that k alone decides, so a run that was killed
+at any moment and resumed ends with the same bits as one that was not. State is one safetensors file, replaced by a
+rename; nothing is pickled, which is why accelerate's own `save_state` is not used.
 """
 
 import json
@@ -80,9 +80,8 @@ def train(task: Task, folder: Path, minutes: float | None = None, resume: bool =
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     rank, world = accelerator.process_index, accelerator.num_processes
     meter = Meter()
-    progress = tqdm(
-        total=config.steps, initial=step, desc=str(folder), disable=not accelerator.is_main_process or None, mininterval=5
-    )
+    silent = not accelerator.is_main_process or None
+    progress = tqdm(total=config.steps, initial=step, desc=str(folder), disable=silent, mininterval=5)
     for epoch, batch in task.batches(step, rank, world):
         logs = run.step(batch, step)
         step += 1

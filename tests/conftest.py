@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from lhotse import CutSet
 
 from ms_core import data
@@ -45,6 +46,13 @@ def runs(tmp_path, monkeypatch) -> Path:
     """Training runs and caches go to a folder of the test's own."""
     monkeypatch.setenv("MS_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first run and refuses another; a test process has many."""
+    yield
+    AcceleratorState._reset_state()
 
 
 @contextmanager

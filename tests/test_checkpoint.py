@@ -10,9 +10,21 @@ import pytest
 import torch
 
 from ms_core import checkpoint
-from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint, sha256, write_atomic, write_json
+from ms_core.checkpoint import (
+    CheckpointError,
+    damaged,
+    load_checkpoint,
+    save_checkpoint,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
-TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16), "c": torch.ones(()).half()}
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "b": torch.tensor([1, 2], dtype=torch.int16),
+    "c": torch.ones(()).half(),
+}
 META = {"format": "test-1", "name": "Zoë"}
 
 

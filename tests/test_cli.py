@@ -300,6 +300,17 @@ def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
     assert "no utterance of set 'elsewhere'" in refused(*words[:4], "elsewhere", "--out", tmp_path / "e")
 
 
+def test_export_writes_a_folder_that_speaks_without_torch(pair, voice, tmp_path):
+    pytest.importorskip("onnxscript")
+    from ms_core.mobile import MobileRuntime
+
+    printed = good("export", "--model", pair, "--to", "onnx", "--int8", "--out", tmp_path / "phone")
+    assert re.fullmatch(rf"{re.escape(str(tmp_path / 'phone'))}: \d+\.\d MB\n", printed), printed
+    runtime = MobileRuntime(tmp_path / "phone")
+    assert len(runtime.synthesize("Hello.", runtime.enrol(voice), steps=[1, 1, 1])) > 0
+    assert "executorch is not built" in refused("export", "--to", "executorch", "--out", tmp_path / "other")
+
+
 def test_report_writes_tables_and_checks_them(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     (tmp_path / "smoke").mkdir()

@@ -45,7 +45,7 @@ def test_a_preset_survives_yaml_and_json(tmp_path) -> None:
         ("name: x\nmodel: {conv_kernel: 8}", "conv_kernel 8 must be odd"),
         ("name: x\ndecoding: {steps: [16, 1]}", "decoding.steps has 2 entries for a codec of 8 layers"),
         ("name: x\ndecoding: {steps: [16, 0, 1, 1, 1, 1, 1, 1]}", "must be one positive pass count"),
-        ("name: x\nmask: {p_rank: cubic}", "p_rank: .*'uniform', 'lead' or 'linear'"),
+        ("name: x\nmask: {p_rank: cubic}", "p_rank: .*'uniform', 'lead', 'linear'"),
         ("- a\n- b", "valid dictionary"),
         ("name: [", "cannot be read"),
     ],
@@ -100,7 +100,9 @@ def test_laws_of_p_rank() -> None:
     assert MaskConfig(p_rank="lead").rank_probabilities(8) == pytest.approx(lead, abs=6e-4)
     assert MaskConfig(p_rank="linear").rank_probabilities(8) == pytest.approx(linear, abs=6e-4)
     assert MaskConfig(p_rank="uniform").rank_probabilities(8) == [1 / 8] * 8
-    for law in ("uniform", "lead", "linear"):
+    harmonic = MaskConfig(p_rank="harmonic").rank_probabilities(8)
+    assert harmonic == pytest.approx([harmonic[0] / j for j in range(1, 9)])
+    for law in ("uniform", "lead", "linear", "harmonic"):
         for n_q in (1, 2, 5, 32):
             assert math.fsum(MaskConfig(p_rank=law).rank_probabilities(n_q)) == pytest.approx(1)
 

@@ -14,7 +14,18 @@ from lhotse import CutSet
 
 from ms_core import data, paths
 from ms_core.config import override
-from ms_core.data import BOUNDARY_IDS, PAD_TO, DataError, Sampler, Tokens, collate, label_pauses, read_ahead, split, window
+from ms_core.data import (
+    BOUNDARY_IDS,
+    PAD_TO,
+    DataError,
+    Sampler,
+    Tokens,
+    collate,
+    label_pauses,
+    read_ahead,
+    split,
+    window,
+)
 from ms_core.text import phone_ids
 
 UTTERANCES = st.builds(utterance, st.integers(0, 999), st.integers(1, 8))
@@ -101,7 +112,10 @@ def test_collate_pads_with_zeros() -> None:
     pairs = [(utterance(0, 2), utterance(1, 5)), (utterance(2, 3), utterance(3, 2))]
     batch = collate(pairs)
     for index, (prompt, target) in enumerate(pairs):
-        for part, names in ((target, ("phones", "durations", "codes")), (prompt, ("prompt_phones", "prompt_durations", "prompt_codes"))):
+        for part, names in (
+            (target, ("phones", "durations", "codes")),
+            (prompt, ("prompt_phones", "prompt_durations", "prompt_codes")),
+        ):
             for name, array in zip(names, (part.phones, part.durations, part.codes), strict=True):
                 row = getattr(batch, name)[index]
                 assert row.dtype == torch.int64
@@ -266,7 +280,10 @@ def test_prompts_are_of_the_same_speaker_and_of_the_wanted_share(cuts) -> None:
         return {
             name
             for name in candidates
-            if any(np.array_equal(own[name].codes[:, t : t + size], part.codes) for t in range(own[name].codes.shape[1] - size + 1))
+            if any(
+                np.array_equal(own[name].codes[:, t : t + size], part.codes)
+                for t in range(own[name].codes.shape[1] - size + 1)
+            )
         }
 
     other = 0

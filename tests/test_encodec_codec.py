@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ms_core import encodec_codec, paths
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec, MiniCodec, load_codec
-from ms_core.config import CodecConfig, ConfigError
+from ms_core.config import CodecConfig, ConfigError, load_preset
 from ms_core.encodec_codec import OFFICIAL, EncodecCodec, read_tensors
 
 CONFIG = CodecConfig(kind="encodec", sample_rate=24_000)
@@ -62,7 +62,7 @@ def test_it_is_a_codec(codec, official) -> None:
 def test_codes_and_waveforms_are_the_package_s_bit_for_bit(codec, official, samples: int) -> None:
     wav = wave(0.5, 1, 2)[..., :samples]
     with torch.inference_mode():
-        (theirs, scale), = official.encode(wav)
+        ((theirs, scale),) = official.encode(wav)
         assert scale is None
         expected = official.decode([(theirs, None)])
     codes = codec.encode(wav)
@@ -110,6 +110,11 @@ def test_configs_that_the_model_does_not_fit() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             EncodecCodec(CONFIG.model_copy(update=changes))
+
+
+def test_the_paper_s_preset_is_one_that_it_fits() -> None:
+    config = load_preset("paper").codec
+    assert EncodecCodec(config.model_copy(update={"vocoder": "encodec"})).codebooks().shape == (8, 1024, 128)
 
 
 def test_save_and_load_keep_codes_waveforms_and_digest(codec, tmp_path) -> None:

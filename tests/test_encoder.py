@@ -54,7 +54,9 @@ def test_regulate_and_frame_phones_do_what_a_loop_does(durations: list[list[int]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 30), st.booleans()), min_size=1, max_size=12), st.floats(0.5, 2), st.integers(0, 3))
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.booleans()), min_size=1, max_size=12), st.floats(0.5, 2), st.integers(0, 3)
+)
 def test_round_durations_keeps_the_sum(phones: list[tuple[float, bool]], scale: float, padding: int) -> None:
     wanted = torch.tensor([[frames for frames, _ in phones] + [9.0] * padding])
     voiced = torch.tensor([[spoken for _, spoken in phones] + [True] * padding])

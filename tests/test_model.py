@@ -102,7 +102,9 @@ def test_generated_codes_do_not_depend_on_the_batch(codec, model) -> None:
         voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
         text = model.expand(model.text(batch.phones), batch.durations, frames, voice)
         mask = lengths_to_mask(batch.durations.sum(1), frames)
-        return fill_grid(model.smd, text, mask, voice.prompt, (4, 2, 1), [torch.Generator().manual_seed(s) for s in seeds])
+        return fill_grid(
+            model.smd, text, mask, voice.prompt, (4, 2, 1), [torch.Generator().manual_seed(s) for s in seeds]
+        )
 
     together = generate(batch_of(*PAIRS), 0, 1, 2)
     for index, pair in enumerate(PAIRS):
@@ -146,7 +148,9 @@ def reach(model: MobileSpeechModel) -> tuple[bool, bool]:
 def test_the_switches_work(codec) -> None:
     full = new_model(codec)
     assert reach(full) == (True, True)
-    voice = full.voice(*(torch.from_numpy(x)[None] for x in (PAIRS[0][0].codes, PAIRS[0][0].phones, PAIRS[0][0].durations)))
+    voice = full.voice(
+        *(torch.from_numpy(x)[None] for x in (PAIRS[0][0].codes, PAIRS[0][0].phones, PAIRS[0][0].durations))
+    )
     assert len(voice.prompt.prefix) == MODEL.smd_layers
     assert voice.prompt.cross is not None
 

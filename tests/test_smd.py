@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import PromptStates
-from ms_core.smd import CodebookPrior, SpeechMaskDecoder, apply_mask, draw_masks, fill_grid, gumbel, still_masked
+from ms_core.smd import GAIN, CodebookPrior, SpeechMaskDecoder, apply_mask, draw_masks, fill_grid, gumbel, still_masked
 
 N, BINS, DIM = 3, 32, MODEL.dim
 MASK = BINS
@@ -37,7 +37,9 @@ def decoder() -> SpeechMaskDecoder:
 def prompt_of(decoder: SpeechMaskDecoder, *lengths: int, seed: int = 5) -> PromptStates:
     """Prompt states of the given lengths, with a prefix for every layer of the decoder."""
     longest = max(lengths)
-    states = torch.cat([torch.cat([noise(1, s, DIM, seed=s), torch.full((1, longest - s, DIM), 9.0)], 1) for s in lengths])
+    states = torch.cat(
+        [torch.cat([noise(1, s, DIM, seed=s), torch.full((1, longest - s, DIM), 9.0)], 1) for s in lengths]
+    )
     mask = lengths_to_mask(torch.tensor(lengths), longest)
     prefix = tuple(block.attention.prompt_cache(states, torch.tensor(lengths)) for block in decoder.blocks)
     return PromptStates(mask, torch.zeros(len(lengths), DIM), None, prefix)
@@ -51,7 +53,7 @@ def draws(config: MaskConfig, count: int = 4000, frames: int = 200, seed: int = 
     return draw_masks(real, 8, config, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("law", ["uniform", "lead", "linear"])
+@pytest.mark.parametrize("law", ["uniform", "lead", "linear", "harmonic"])
 def test_layers_are_drawn_by_p_rank(law: str) -> None:
     config = MaskConfig(p_rank=law)
     layer, _ = draws(config)
@@ -144,7 +146,8 @@ def test_the_prior_is_a_gaussian_around_the_predicted_residual() -> None:
     books = noise(N, BINS, 4)
     prior = CodebookPrior(8, books)
     with torch.no_grad():
-        prior.norm_weight.fill_(1.0)
+        prior.norm_weight.fill_(1 / GAIN)
+        prior.log_precision.zero_()
     x, layer = noise(2, 5, 8, seed=1), torch.tensor([0, 2])
     logits, residual = prior(x, layer)
     for b in range(2):
@@ -220,7 +223,9 @@ def test_codes_see_neither_padding_nor_batch_mates(decoder) -> None:
     mask = lengths_to_mask(torch.tensor(lengths), 17)
     together = fill(decoder, text, mask, prompt_of(decoder, *prompts), seeds)
     for b, t in enumerate(lengths):
-        alone = fill(decoder, text[b : b + 1, :t], mask[b : b + 1, :t], prompt_of(decoder, prompts[b]), seeds[b : b + 1])
+        alone = fill(
+            decoder, text[b : b + 1, :t], mask[b : b + 1, :t], prompt_of(decoder, prompts[b]), seeds[b : b + 1]
+        )
         assert torch.equal(together[b : b + 1, :, :t], alone)
         assert not together[b, :, t:].any()  # padding is 0
 
