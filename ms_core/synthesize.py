@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.align import align, durations
-from ms_core.audio import load_speech, resample
+from ms_core.audio import load_speech, resample, resample
 from ms_core.checkpoint import CheckpointError, sha256, write_atomic
 from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
@@ -106,7 +106,7 @@ class MobileSpeech:
 
     def voice(
         self,
-        prompt: str | Path | tuple[np.ndarray, int],
+        prompt: str | Path | np.ndarray | tuple[np.ndarray, int],
         text: str,
         seconds: float | None = PROMPT_SECONDS,
         meta: dict[str, str] | None = None,
@@ -114,7 +114,7 @@ class MobileSpeech:
         """Enrol a speaker from a recording and the words in it.
 
         Args:
-            prompt: an audio file, or (samples, sample rate); 1 to 30 s of clear speech.
+            prompt: an audio file, samples at `sample_rate`, or (samples, their rate); 1 to 30 s of clear speech.
             text: what is said in it.
             seconds: use the first words of about this length, as the model was trained on; None keeps all.
 
@@ -209,6 +209,8 @@ class MobileSpeech:
             on_pass,
         )
         clock.lap("smd")
+        if timings is not None:
+            timings["passes"] = timings.get("passes", 0) + sum(self._steps(steps))
         return codes[0], frames[0].tolist()
 
     def _steps(self, steps: Sequence[int] | None) -> Sequence[int]:
