@@ -1,9 +1,9 @@
 """Building blocks that every part shares: rotary attention, the Conformer block, masks.
 
 The SMD's backbone is labelled "ConFormer Decoder" in the paper's Figure 1; its inner form is not given. Ours follows
-the macaron Conformer of the authors' code lineage (feed-forward, attention, convolution of kernel 9, feed-forward), with
-two changes of our own: rotary positions, which need no table, and LayerNorm instead of BatchNorm in the convolution module,
-so that neither padding nor the other examples of a batch can change a result.
+the macaron Conformer of the authors' code lineage (feed-forward, attention, convolution of kernel 9, feed-forward),
+with two changes of our own: rotary positions, which need no table, and LayerNorm instead of BatchNorm in the
+convolution module, so that neither padding nor the other examples of a batch can change a result.
 """
 
 import torch

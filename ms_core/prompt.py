@@ -1,9 +1,9 @@
 """The speaker prompt: prompt encoder, cross-attention, prefix (paper.md, section 1.3).
 
 Known: prompt codes A of N layers by T_p frames pass a Prompt Encoder, whose states enter the text row by
-cross-attention and the Conformer decoder directly. That the second path is a prefix is our reading of Figure 1. Ours besides: the
-encoder also sees which phone is spoken in each prompt frame, so that attention can look a phone up in the prompt, and
-the mean of the prompt states is added to every frame.
+cross-attention and the Conformer decoder directly. That the second path is a prefix is our reading of Figure 1. Ours
+besides: the encoder also sees which phone is spoken in each prompt frame, so that attention can look a phone up in the
+prompt, and the mean of the prompt states is added to every frame.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,9 @@
 
 What Figure 1(b) of the paper shows: text states plus the sum of the code embeddings enter a Conformer; layer 1 is
 trained with all frames masked (P_{1-alpha}) or part of them (P_alpha), a higher layer with the layers below visible,
-part of its own frames masked and all above masked (P_rank). What it does not show is our choice: alpha, the law of P_rank,
-sizes, the ratio cos(u) (SoundStorm's), and the decoding schedule (MaskGIT's and SoundStorm's; paper.md, sections 2, 3).
+part of its own frames masked and all above masked (P_rank). What it does not show is our choice: alpha, the law of
+P_rank, sizes, the ratio cos(u) (SoundStorm's), and the decoding schedule (MaskGIT's and SoundStorm's; paper.md,
+sections 2, 3).
 
 Ours besides (`codebook_prior`): the decoder predicts the codec's continuous latent of each frame, and a token's logit
 starts from how near its code vector lies to what the layers below have left of that latent. It is a Gaussian in the

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.align import align, durations
-from ms_core.audio import load_speech, resample, resample
+from ms_core.audio import load_speech, resample
 from ms_core.checkpoint import CheckpointError, sha256, write_atomic
 from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
