@@ -103,6 +103,7 @@ def _speak(system, speaker, texts: Sequence[str], seed: int) -> tuple[dict[str, 
     taken: dict[str, float] = {}
     start, start_cpu = time.perf_counter(), time.process_time()
     samples = sum(len(system.synthesize(text, speaker, seed=seed, timings=taken)) for text in texts)
+    taken.pop("passes", None)
     total = {"total": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
     return {**taken, **total}, samples / system.sample_rate
 

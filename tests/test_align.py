@@ -57,7 +57,8 @@ def test_an_alignment_covers_the_recording_and_the_text(speech: Speech) -> None:
         is_phone = np.array([p not in BOUNDARIES for p in aligned.phones])
         assert (lengths[is_phone] > MIN_PHONE_FRAMES * 0.01 - 1e-6).all()
         assert (lengths >= 0).all()
-        for phones, word in zip(words_of(aligned), normalise(text), strict=True):
+        words = [word for word in normalise(text) if word not in BOUNDARIES]
+        for phones, word in zip(words_of(aligned), words, strict=True):
             assert phones in pronunciations(word)
 
 

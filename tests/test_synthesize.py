@@ -123,7 +123,8 @@ def test_a_long_text_is_spoken_in_parts(tts, voice, monkeypatch) -> None:
 def test_timings_are_added_up(tts, voice) -> None:
     timings: dict[str, float] = {}
     tts.synthesize(TEXT, voice, timings=timings)
-    assert set(timings) == {"text", "prompt", "duration", "smd", "codec"}
+    assert set(timings) == {"text", "prompt", "duration", "smd", "codec", "passes"}
+    assert timings["passes"] == sum(tts.decoding.steps)
     assert all(seconds >= 0 for seconds in timings.values())
     once = dict(timings)
     tts.synthesize(TEXT, voice, timings=timings)

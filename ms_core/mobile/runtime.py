@@ -126,7 +126,7 @@ class MobileRuntime:
         Args:
             durations: frames of each phone; predicted when None.
             known: codes (m, t) of the lowest layers; only the layers above are predicted.
-            timings: a dict to which seconds spent on `duration` and `smd` are added.
+            timings: a dict to which seconds spent on `duration` and `smd` and the number of `passes` are added.
         """
         steps, decoding, codec = self._steps(steps), self.manifest.decoding, self.manifest.codec
         if seed < 0:
@@ -146,6 +146,8 @@ class MobileRuntime:
             known,
         )
         _lap(timings, "smd", start)
+        if timings is not None:
+            timings["passes"] = timings.get("passes", 0) + sum(steps[0 if known is None else len(known) :])
         return codes, frames
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -187,8 +189,8 @@ class MobileRuntime:
         """Speak a text: float32 samples (l,) in [-1, 1] at `sample_rate`. The seed fixes the result.
 
         `voice` is a voice file, or better what `enrol` made of it; `steps` are decoding passes for each codec layer.
-        Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd` and `codec`. Raises TextError for
-        a text that cannot be read aloud.
+        Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd` and `codec`, decoding passes under
+        `passes`. Raises TextError for a text that cannot be read aloud.
         """
         return np.concatenate(list(self.stream(text, voice, seed, steps, timings)))
 
