@@ -189,8 +189,8 @@ class MobileRuntime:
         """Speak a text: float32 samples (l,) in [-1, 1] at `sample_rate`. The seed fixes the result.
 
         `voice` is a voice file, or better what `enrol` made of it; `steps` are decoding passes for each codec layer.
-        Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd` and `codec`, decoding passes under
-        `passes`. Raises TextError for a text that cannot be read aloud.
+        Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd` and `codec`, and the number of
+        decoding passes under `passes`. Raises TextError for a text that cannot be read aloud.
         """
         return np.concatenate(list(self.stream(text, voice, seed, steps, timings)))
 
