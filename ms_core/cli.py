@@ -234,6 +234,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Discard the run that is there.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: <runs>/<preset>/<part>.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this checkpoint (model only).")] = None,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
@@ -244,7 +245,7 @@ def train(
         export = recipes.train_codec(config, minutes, resume, out, replace)
         done = f"{export}: codec"
     else:
-        export = recipes.train_model(config, minutes, resume, out, replace)
+        export = recipes.train_model(config, minutes, resume, out, replace, start=start)
         pair = recipes.trained_pair(config, export)
         done = f"{export}: model; {pair}: codec and model, speak with `ms-core synth --model {pair}`"
     if recipes.is_main():

@@ -4,9 +4,9 @@ The paper uses EnCodec at 24 kHz, decoded by Vocos (paper.md, section 1.5): `Enc
 on `MiniCodec`, which is our choice throughout: 16 kHz, 50 frames a second, 8 codebooks of 1024 entries (4 kb/s).
 
 MiniCodec codes no phase. A frame's log-mel spectrum (two analysis windows of 80 bands) is projected on its principal
-components and quantised by a residual vector quantiser; a Vocos-style ConvNeXt decoder gives back a linear-frequency
-magnitude spectrum, and Griffin-Lim finds a phase for it. Codes of a waveform codec change when the signal is merely
-shifted by a millisecond or turned over in sign; these hardly do, so that a small model can learn them from few hours.
+components and quantised by a residual vector quantiser; `vocoder.py` makes a waveform of the quantised frames, from
+pulses at the fundamental frequency and from noise. Codes of a waveform codec change when the signal is merely shifted
+by a millisecond or turned over in sign; these hardly do, so that a small model can learn them from few hours.
 """
 
 import hashlib
@@ -23,9 +23,12 @@ from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.config import CodecConfig, parse
-from ms_core.spectral import griffin_lim, stft
+from ms_core.spectral import stft
+from ms_core.vocoder import SourceFilterDecoder
 
 MEL_FLOOR = 5e-3  # added to a mel magnitude before the logarithm: about the room noise of LibriSpeech. Our choice
+# what decides the tokens; the decoder may change without them
+TOKEN_FIELDS = {"kind", "sample_rate", "hop", "n_q", "bins", "n_mels", "n_fft", "substeps", "latent_dim"}
 
 
 @runtime_checkable
@@ -48,46 +51,8 @@ class Codec(Protocol):
         """The code vectors, whose sum over layers is the latent that the decoder sees."""
 
 
-class ConvNeXtBlock(nn.Module):
-    """A ConvNeXt block over time (Vocos, Siuzdak 2023): depthwise convolution, norm, two pointwise layers."""
-
-    def __init__(self, dim: int, layers: int):
-        super().__init__()
-        self.depthwise = nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.expand = nn.Linear(dim, 3 * dim)
-        self.contract = nn.Linear(3 * dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), 1 / layers))
-
-    def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b d t"]:
-        y = self.norm(self.depthwise(x).transpose(1, 2))  # (b, t, d)
-        y = self.contract(F.gelu(self.expand(y), approximate="tanh"))
-        return x + (self.scale * y).transpose(1, 2)
-
-
-class SpectrumDecoder(nn.Module):
-    """Latents at codec rate to log magnitudes of the linear spectrum at `substeps` times that rate."""
-
-    def __init__(self, config: CodecConfig):
-        super().__init__()
-        self.substeps = config.substeps
-        dim, bins = config.decoder_dim, config.n_fft // 2 + 1
-        self.enter = nn.Conv1d(config.latent_dim, dim, 7, padding=3)
-        self.enter_norm = nn.LayerNorm(dim)
-        self.blocks = nn.Sequential(*(ConvNeXtBlock(dim, config.decoder_layers) for _ in range(config.decoder_layers)))
-        self.leave_norm = nn.LayerNorm(dim)
-        self.leave = nn.Linear(dim, bins * config.substeps)
-        nn.init.trunc_normal_(self.leave.weight, std=0.02)
-        nn.init.constant_(self.leave.bias, -3.0)  # near the mean log magnitude of speech
-
-    def forward(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b f k"]:
-        x = self.enter_norm(self.enter(latent).transpose(1, 2)).transpose(1, 2)
-        x = self.leave(self.leave_norm(self.blocks(x).transpose(1, 2)))  # (b, t, substeps * f)
-        return rearrange(x, "b t (s f) -> b f (t s)", s=self.substeps)
-
-
 class MiniCodec(nn.Module):
-    """Our 16 kHz codec: log-mel, principal components, residual vector quantiser, spectrum decoder, Griffin-Lim."""
+    """Our 16 kHz codec: log-mel, principal components, residual vector quantiser, source-filter decoder."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -99,11 +64,12 @@ class MiniCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("components", torch.eye(config.latent_dim, features))  # orthonormal rows
         self.register_buffer("books", torch.zeros(config.n_q, config.bins, config.latent_dim))
-        self.decoder = SpectrumDecoder(config)
+        self.decoder = SourceFilterDecoder(config)
 
     @property
     def token_digest(self) -> str:
-        digest = hashlib.sha256(self.config.digest().encode())
+        fields = self.config.model_dump(mode="json", include=TOKEN_FIELDS)
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         for tensor in (self.mel_basis, self.mean, self.components, self.books):
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -123,8 +89,15 @@ class MiniCodec(nn.Module):
 
     def latents(self, wav: Float[Tensor, "b 1 l"]) -> Float[Tensor, "b c t"]:
         """Principal components of each frame, before quantisation."""
-        features = self.features(self.magnitudes(wav))
+        return self.project(self.features(self.magnitudes(wav)))
+
+    def project(self, features: Float[Tensor, "b m t"]) -> Float[Tensor, "b c t"]:
+        """Principal components of log-mel features."""
         return self.components @ (features - self.mean[:, None])
+
+    def tokenise(self, features: Float[Tensor, "b m t"]) -> Int[Tensor, "b n t"]:
+        """Codes of log-mel features."""
+        return self.quantise(self.project(features))
 
     def quantise(self, latent: Float[Tensor, "b c t"]) -> Int[Tensor, "b n t"]:
         """Residual vector quantisation: each layer takes the entry nearest to what the layers below left over."""
@@ -148,10 +121,7 @@ class MiniCodec(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b 1 l"]:
         check_codes(codes, self.config)
-        log_magnitude = self.decoder(self.dequantise(codes)).float()
-        hop = self.config.hop // self.config.substeps
-        wav = griffin_lim(log_magnitude.exp(), self.config.n_fft, hop, self.config.griffin_lim_passes)
-        return wav.clamp(-1, 1)[:, None]
+        return self.decoder(self.dequantise(codes))[0].clamp(-1, 1)[:, None]
 
     @torch.no_grad()
     def fit(self, waves: Iterable[Float[Tensor, " l"]], seed: int = 0, iterations: int = 25) -> list[float]:

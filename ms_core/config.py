@@ -48,7 +48,6 @@ class CodecConfig(Config):
     latent_dim: int = Field(64, gt=0)  # principal components of a frame's log-mel that the RVQ codes
     decoder_dim: int = Field(384, gt=0)  # ConvNeXt width
     decoder_layers: int = Field(8, gt=0)
-    griffin_lim_passes: int = Field(32, ge=0)
     # EncodecCodec's alone
     vocoder: Literal["encodec", "vocos"] = "encodec"
 
@@ -152,6 +151,8 @@ class TrainConfig(Config):
     prompt_seconds: float = Field(3.0, gt=0)
     max_seconds: float = Field(10.0, gt=0)  # longest training target, cut at a word boundary
     other_utterance: float = Field(0.5, ge=0, le=1)  # share of prompts from another utterance of the speaker
+    speeds: tuple[float, ...] = (1.0,)  # the training speech, played that many times as fast
+    timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target; mini codec only
     # codec only
     crop_seconds: float = Field(2.0, gt=0)
     adversarial_from: float = Field(0.5, ge=0, le=1)  # share of the steps after which the discriminator joins
@@ -159,9 +160,20 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _tuple(cls, value):
-        if isinstance(value, dict) and isinstance(value.get("betas"), list):
-            value = {**value, "betas": tuple(value["betas"])}
+        if isinstance(value, dict):
+            value = {k: tuple(v) if k in ("betas", "speeds") and isinstance(v, list) else v for k, v in value.items()}
         return value
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the training speech is varied."""
+        return self.speeds != (1.0,) or self.timbre_db > 0
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds) or len(set(self.speeds)) < len(self.speeds):
+            raise ValueError(f"speeds {list(self.speeds)} must be different factors between 0.5 and 2")
+        return self
 
 
 class DataConfig(Config):
@@ -193,6 +205,8 @@ class Preset(Config):
             raise ValueError(
                 f"decoding.steps has {len(self.decoding.steps)} entries for a codec of {self.codec.n_q} layers"
             )
+        if self.train_model.augmented and self.codec.kind != "mini":
+            raise ValueError("train_model.speeds and timbre_db work on the mini codec's features alone")
         return self
 
 

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ms_core import paths
 from ms_core.align import Aligned, align_corpus, durations
+from ms_core.augment import Equaliser, perturbed, sped
 from ms_core.checkpoint import write_json
 from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset, TrainConfig
@@ -114,10 +115,18 @@ def _recipe_cuts(corpus: str, root: Path, split: str) -> CutSet:
     return cuts.trim_to_supervisions(keep_overlapping=False)
 
 
-def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: int | None = None) -> CutSet:
+def prepare(
+    preset: Preset,
+    split: str,
+    codec: Codec,
+    workers: int = 2,
+    limit: int | None = None,
+    speeds: Sequence[float] | None = None,
+) -> CutSet:
     """Align and tokenise a split; what was done before is kept. Returns the prepared cuts.
 
-    Utterances that cannot be aligned or are shorter or longer than the preset allows are left out, and counted with
+    With `speeds` the split is taken once at each speed, and log-mel features are stored where there were codes, for
+    `augment.Equaliser`. Utterances that cannot be aligned or are shorter or longer than the preset allows are left out, and counted with
     the reason in `<split>.dropped.json` beside the cuts.
     """
     config = preset.data
@@ -128,9 +137,19 @@ def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: i
     cuts = [c for c in cuts if config.min_seconds <= c.duration <= config.max_seconds]
     alignments = aligned(config, split, cuts, workers)
     dropped = defaultdict(list, {"length": [c.id for c in short]})
+    name = split
+    if speeds is not None:
+        name = f"{split}-features-{'-'.join(f'{speed:g}' for speed in speeds)}"
+        alignments = {
+            cut.id: sped(alignments[source.id], speed)
+            for speed in speeds
+            for source in cuts
+            if source.id in alignments and (cut := perturbed(source, speed))
+        }
+        cuts = [perturbed(cut, speed) for speed in speeds for cut in cuts]
     with (
-        CutSet.open_writer(folder / f"{split}.jsonl", overwrite=False) as writer,
-        NumpyFilesWriter(folder / split) as codes_writer,
+        CutSet.open_writer(folder / f"{name}.jsonl", overwrite=False) as writer,
+        NumpyFilesWriter(folder / name) as codes_writer,
         ThreadPoolExecutor(1) as reader,
     ):
         todo = [c for c in cuts if not writer.contains(c.id) and c.id in alignments]
@@ -139,7 +158,11 @@ def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: i
                 dropped["alignment"].append(cut.id)
         waves = read_ahead(reader, lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
         for cut, wave in tqdm(zip(todo, waves, strict=True), total=len(todo), desc=f"tokenise {split}", disable=None):
-            codes = codec.encode(torch.from_numpy(wave)[None])[0].numpy()  # (n, t)
+            wave = torch.from_numpy(wave)[None]
+            if speeds is None:
+                codes = codec.encode(wave)[0].numpy().astype(np.int16)  # (n, t)
+            else:
+                codes = codec.features(codec.magnitudes(wave))[0].numpy().astype(np.float16)  # (m, t)
             phones = alignments[cut.id]
             try:
                 frames = durations(phones, codes.shape[1], codec.config.frame_rate)
@@ -153,11 +176,11 @@ def prepare(preset: Preset, split: str, codec: Codec, workers: int = 2, limit: i
             cut.supervisions[0].alignment = {"phone": items}
             cut.supervisions[0].custom = {"frames": frames}
             cut.codes = codes_writer.store_array(
-                cut.id, codes.astype(np.int16), frame_shift=1 / codec.config.frame_rate, temporal_dim=1, start=0.0
+                cut.id, codes, frame_shift=1 / codec.config.frame_rate, temporal_dim=1, start=0.0
             )
             writer.write(cut)
-    write_json(folder / f"{split}.dropped.json", dropped)
-    return CutSet.from_file(folder / f"{split}.jsonl")
+    write_json(folder / f"{name}.dropped.json", dropped)
+    return CutSet.from_file(folder / f"{name}.jsonl")
 
 
 def read_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int = 8) -> Iterator:
@@ -184,24 +207,35 @@ def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: in
 
 
 def tokens(cut: MonoCut) -> Tokens:
-    """Phones, durations and codes of a prepared cut."""
+    """Phones, durations and codes (or, where the cut holds these, features) of a prepared cut."""
     supervision = cut.supervisions[0]
     phones = phone_ids([item.symbol for item in supervision.alignment["phone"]])
-    return Tokens(np.array(phones), np.array(supervision.custom["frames"]), cut.load_custom("codes").astype(np.int64))
+    grid = cut.codes.load()  # whole; cut.load_custom takes the wrong axis for fewer frames than features
+    grid = grid.astype(np.int64) if np.issubdtype(grid.dtype, np.integer) else grid
+    return Tokens(np.array(phones), np.array(supervision.custom["frames"]), grid)
 
 
 class Sampler:
     """An endless, seeded stream of training batches: batch k is a pure function of (cuts, config, k).
 
-    lhotse's DynamicBucketingSampler groups utterances of like length; each epoch has a shuffle of its own.
+    lhotse's DynamicBucketingSampler groups utterances of like length; each epoch has a shuffle of its own. `equaliser`
+    is for cuts prepared with `speeds`.
     """
 
-    def __init__(self, cuts: CutSet, config: TrainConfig, frame_rate: float, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        cuts: CutSet,
+        config: TrainConfig,
+        frame_rate: float,
+        rank: int = 0,
+        world_size: int = 1,
+        equaliser: Equaliser | None = None,
+    ):
         self.cuts = cuts.to_eager()
         if len(self.cuts) < 2 * world_size:
             raise DataError(f"{len(self.cuts)} utterances are too few to train on: give at least {2 * world_size}")
         self.config, self.frame_rate = config, frame_rate
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.equaliser = rank, world_size, equaliser
         self.speakers = defaultdict(list)
         for cut in self.cuts:
             self.speakers[cut.supervisions[0].speaker].append(cut)
@@ -248,6 +282,9 @@ class Sampler:
         else:
             both = window(whole, longest + wanted, rng)
             prompt, target = split(both, min(wanted, int(both.durations.sum() * 0.4)), bool(rng.random() < 0.5))
+        if self.equaliser is not None:
+            curve = self.equaliser.draw(rng)
+            prompt, target = (replace(part, codes=self.equaliser(part.codes, curve)) for part in (prompt, target))
         return label_pauses(prompt, self.frame_rate, rng), label_pauses(target, self.frame_rate, rng)
 
 

@@ -15,7 +15,7 @@ from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, 
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
-from ms_core.text import PHONES
+from ms_core.text import BOUNDARIES, PHONES, phone_ids
 
 FORMAT = "ms-model-1"
 
@@ -42,6 +42,32 @@ class VoiceStates:
     prompt: PromptStates
     durations: Float[Tensor, "b q d"] | None
     duration_mask: Bool[Tensor, "b q"]
+
+
+BOUNDARY_IDS = tuple(phone_ids(sorted(BOUNDARIES)))
+
+
+def duration_loss(
+    log_durations: Float[Tensor, "b p"], durations: Int[Tensor, "b p"], phones: Int[Tensor, "b p"]
+) -> Float[Tensor, ""]:
+    """Mean squared errors of log(d + 1) of phones, of words and of whole utterances, added up.
+
+    Three levels as in NATSpeech, the authors' base (weights here 1 each, our choice): an error of phones alone is least
+    for durations whose sum is too short, since the mean of a logarithm lies below the logarithm of the mean. A pause
+    counts as a word.
+    """
+    real = phones != 0
+    frames = torch.expm1(log_durations.clamp(0, 7)) * real
+    edge = torch.isin(phones, torch.tensor(BOUNDARY_IDS, device=phones.device)).long()
+    word = (edge + F.pad(edge, (1, -1))).cumsum(1)  # a boundary opens a word of its own, and the next phone another
+    sums = [torch.zeros_like(frames).scatter_add(1, word.clamp_max(frames.shape[1] - 1), x) for x in (frames, durations * real.float())]
+    spoken = sums[1] > 0
+    levels = [
+        ((log_durations - torch.log1p(durations.float())).square(), real),
+        ((torch.log1p(sums[0]) - torch.log1p(sums[1])).square(), spoken),
+        ((torch.log1p(frames.sum(1)) - torch.log1p(durations.sum(1).float())).square(), real.any(1)),
+    ]
+    return sum((error * where).sum() / where.sum().clamp_min(1) for error, where in levels)
 
 
 class MobileSpeechModel(nn.Module):
@@ -104,8 +130,7 @@ class MobileSpeechModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of one batch.
 
-        Returns `ce` (mean over masked frames of the drawn layers), `duration` (mean squared error of log(d + 1)),
-        `latent` (0 unless weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log.
+        Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log.
         `layer` (0-based) fixes the layer that is trained, with the same masks, for an evaluation by layer.
         """
         frames = batch.codes.shape[-1]
@@ -121,11 +146,9 @@ class MobileSpeechModel(nn.Module):
         target = batch.codes.gather(1, drawn[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
         ce = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none") * masked  # (b, t)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
-        real = batch.phones != 0
-        error = (log_durations - torch.log1p(batch.durations.float())).square() * real
         losses = {
             "ce": ce.sum() / masked.sum(),
-            "duration": error.sum() / real.sum(),
+            "duration": duration_loss(log_durations, batch.durations, batch.phones),
             "latent": torch.zeros((), device=ce.device),
             "layer": drawn,
             "masked": masked.sum(1),

@@ -125,10 +125,15 @@ def codec_folder(preset: Preset) -> Path:
     )
 
 
-def prepared(preset: Preset, split: str, codec: Codec, workers: int = 2) -> CutSet:
-    """Aligned and tokenised cuts of a split; made once, by one process. Raises DataError where none is left."""
+def prepared(
+    preset: Preset, split: str, codec: Codec, workers: int = 2, speeds: tuple[float, ...] | None = None
+) -> CutSet:
+    """Aligned and tokenised cuts of a split; made once, by one process. Raises DataError where none is left.
+
+    speeds: see `data.prepare`.
+    """
     with _one_first():
-        cuts = prepare(preset, split, codec, workers)
+        cuts = prepare(preset, split, codec, workers, speeds=speeds)
     if not len(cuts):
         where = paths.run(preset.name) / "tokens" / codec.token_digest / f"{split}.dropped.json"
         raise DataError(f"split {split!r}: no utterance could be aligned and tokenised; {where} has the reasons")
@@ -142,17 +147,21 @@ def train_model(
     out: Path | None = None,
     replace: bool = False,
     workers: int = 2,
+    start: Path | None = None,
 ) -> Path:
     """Prepare train and dev speech with the preset's codec and train MobileSpeech on it; returns the export's folder.
 
-    Options as in `train_codec`; `out` is `<runs>/<preset>/model` by default. Raises CheckpointError without a codec.
+    Options as in `train_codec`; `out` is `<runs>/<preset>/model` by default. start: a model checkpoint of the same
+    sizes whose weights a new run starts from. Raises CheckpointError without a codec, or for an unfit checkpoint.
     """
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "model")
     codec = _load_codec_for(preset)
-    train_cuts, dev_cuts = (prepared(preset, split, codec, workers) for split in (preset.data.train, preset.data.dev))
+    speeds = preset.train_model.speeds if preset.train_model.augmented else None
+    train_cuts = prepared(preset, preset.data.train, codec, workers, speeds)
+    dev_cuts = prepared(preset, preset.data.dev, codec, workers)
     _discard(folder, replace)
-    return train(ModelTask(preset, codec, train_cuts, dev_cuts), folder, minutes, resume)
+    return train(ModelTask(preset, codec, train_cuts, dev_cuts, start), folder, minutes, resume)
 
 
 def _load_codec_for(preset: Preset) -> Codec:

@@ -1,43 +1,62 @@
-"""The two things that `train` trains: the codec's spectrum decoder, and MobileSpeech itself."""
+"""The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
 
+import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from ms_core.codec import Codec, MiniCodec, SpectrumDecoder
+from ms_core.augment import Equaliser
+from ms_core.checkpoint import CheckpointError, sha256
+from ms_core.codec import Codec, MiniCodec
 from ms_core.config import Preset
 from ms_core.data import Sampler, collate
 from ms_core.model import Batch, MobileSpeechModel
 from ms_core.train import step_seed
+from ms_core.vocoder import F0_CEILING, F0_FLOOR, SourceFilterDecoder
 
 LOG_FLOOR = 1e-3  # added to a linear magnitude before the logarithm in the decoder's losses. Our choice
+RESOLUTIONS = ((128, 32), (256, 64), (512, 128), (1024, 256), (2048, 512))  # (window, hop) in samples, of these losses
+CACHED_UTTERANCES = 6000  # kept in memory while the decoder is trained; 0.4 MB each
 DEV_SECONDS = 240.0  # dev speech on which a training evaluates itself
 
 
 class ModelTask:
-    """MobileSpeech on prepared cuts."""
+    """MobileSpeech on prepared cuts; `start` is a checkpoint of the same sizes to begin from."""
 
-    def __init__(self, preset: Preset, codec: Codec, train: CutSet, dev: CutSet):
-        self.preset, self.config, self.codec = preset, preset.train_model, codec
+    def __init__(self, preset: Preset, codec: Codec, train: CutSet, dev: CutSet, start: Path | None = None):
+        self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
         torch.manual_seed(self.config.seed)  # initial weights
-        self.networks = {"model": MobileSpeechModel(preset.model, codec.config, codec.codebooks())}
+        model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
+        if start is not None:
+            earlier = MobileSpeechModel.load(start, codec)
+            sizes = {"dropout": preset.model.dropout}  # may differ
+            if earlier.config.model_copy(update=sizes) != preset.model:
+                raise CheckpointError(f"{start}: its sizes differ from those of preset {preset.name}: train anew")
+            model.load_state_dict(earlier.state_dict())
+        self.networks = {"model": model}
         self.train_cuts, self.dev = train, dev
         self.hours = sum(c.duration for c in train) / 3600
         self._dev_batches: list[Batch] | None = None
 
     def describe(self) -> dict[str, Any]:
         preset = self.preset.model_dump(mode="json", include={"name", "data", "codec", "model", "mask", "train_model"})
-        return {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
+        values = {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
+        if self.start is not None:
+            values["started_from"] = sha256(self.start / "weights.safetensors")
+        return values
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
-        return Sampler(self.train_cuts, self.config, self.codec.config.frame_rate, rank, world_size).batches(first)
+        equaliser = Equaliser(self.codec, self.config.timbre_db) if self.config.augmented else None
+        rate = self.codec.config.frame_rate
+        return Sampler(self.train_cuts, self.config, rate, rank, world_size, equaliser).batches(first)
 
     def phases(self, step: int) -> list[str]:
         return ["model"]
@@ -95,6 +114,16 @@ def by_layer(out: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     return values
 
 
+def log_spectra(wav: Float[Tensor, "b l"]) -> list[Float[Tensor, "b f k"]]:
+    """Log magnitudes at each of `RESOLUTIONS`, scaled so that noise of one level looks alike in all of them."""
+    spectra = []
+    for n_fft, hop in RESOLUTIONS:
+        window = torch.hann_window(n_fft, device=wav.device)
+        power = torch.stft(wav, n_fft, hop, window=window, return_complex=True, pad_mode="constant").abs()
+        spectra.append(torch.log(power / math.sqrt(n_fft / 640) + LOG_FLOOR))
+    return spectra
+
+
 class SpectrogramDiscriminator(nn.Module):
     """Tells real from decoded log-magnitude spectrograms, patch by patch. Our choice."""
 
@@ -118,19 +147,40 @@ class SpectrogramDiscriminator(nn.Module):
         return self.out(x), features
 
 
-class DecoderTask:
-    """The codec's spectrum decoder on frozen tokens: regression first, then against a discriminator as well.
+class Discriminators(nn.Module):
+    """One `SpectrogramDiscriminator` for each of the judged `RESOLUTIONS`."""
 
-    Losses: mean absolute error of log magnitudes, of log-mel magnitudes, least-squares adversarial loss and feature
-    matching. All are our choice.
+    JUDGED = (1, 2, 3)  # 16, 32 and 64 ms
+
+    def __init__(self):
+        super().__init__()
+        self.each = nn.ModuleList(SpectrogramDiscriminator() for _ in self.JUDGED)
+
+    def forward(self, spectra: list[Float[Tensor, "b f k"]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Scores by resolution, and the features of all layers of all of them."""
+        scores, features = [], []
+        for index, discriminator in zip(self.JUDGED, self.each, strict=True):
+            score, found = discriminator(spectra[index])
+            scores.append(score)
+            features += found
+        return scores, features
+
+
+class DecoderTask:
+    """The codec's decoder on frozen tokens: regression first, then against discriminators as well.
+
+    Losses: mean absolute error of log magnitudes at several resolutions, of log F0 where speech is voiced (against
+    WORLD's Dio and StoneMask), least-squares adversarial loss and feature matching. Half of the examples are rendered
+    with the true F0, and a quarter from the lowest layers alone. All are our choice.
     """
 
-    ADVERSARIAL, MATCHING = 0.1, 2.0  # weights
+    PITCH, ADVERSARIAL, MATCHING = 1.0, 0.1, 2.0  # weights
+    TRUE_F0, FEWER_LAYERS = 0.5, 0.25  # shares of the examples
 
     def __init__(self, preset: Preset, codec: MiniCodec, train: CutSet, dev: CutSet):
         self.preset, self.config, self.codec = preset, preset.train_codec, codec
         torch.manual_seed(self.config.seed)
-        self.networks = {"decoder": codec.decoder, "discriminator": SpectrogramDiscriminator()}
+        self.networks = {"decoder": codec.decoder, "discriminator": Discriminators()}
         crop = self.config.crop_seconds
         self.train_cuts = [c for c in train if c.duration >= crop]
         self.dev = [c for c in dev if c.duration >= crop][:40]
@@ -138,75 +188,116 @@ class DecoderTask:
             raise ValueError(f"no utterance of train or dev is as long as codec crops of {crop} s")
         self.hours = sum(c.duration for c in self.train_cuts) / 3600
         self.join = round(self.config.adversarial_from * self.config.steps)
+        self.step = codec.config.hop // codec.config.substeps
+        self._cuts = {cut.id: cut for cut in [*self.train_cuts, *self.dev]}
+        self._speech = lru_cache(maxsize=CACHED_UTTERANCES)(self._read)
 
     def describe(self) -> dict[str, Any]:
         preset = self.preset.model_dump(mode="json", include={"name", "data", "codec", "train_codec"})
         return {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
 
-    def _crop(self, cut, rng: np.random.Generator) -> Tensor:
-        samples = round(self.config.crop_seconds * self.codec.config.sample_rate)
-        offset = rng.random() * (cut.duration - self.config.crop_seconds)
-        part = cut.resample(self.codec.config.sample_rate).truncate(offset=offset, duration=self.config.crop_seconds)
-        wave = torch.from_numpy(part.load_audio())[:, :samples]
-        return F.pad(wave, (0, samples - wave.shape[-1]))
+    def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(samples as int16, F0 in Hz of each filter frame's middle, 0 where unvoiced)."""
+        import pyworld
 
-    def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Tensor]]:
+        rate = self.codec.config.sample_rate
+        wave = self._cuts[name].resample(rate).load_audio()[0].astype(np.float64)
+        half = 500 * self.step / rate  # ms; frames at odd multiples of it are the middles
+        f0, times = pyworld.dio(wave, rate, f0_floor=F0_FLOOR, f0_ceil=F0_CEILING, frame_period=half)
+        f0 = pyworld.stonemask(wave, f0, times, rate)[1::2]
+        return (wave * 32767).clip(-32768, 32767).astype(np.int16), f0.astype(np.float32)
+
+    def _crop(self, cut, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A random part: (waveform (l,), F0 (k,))."""
+        wave, f0 = self._speech(cut.id)
+        frames = round(self.config.crop_seconds * self.codec.config.sample_rate / self.codec.config.hop)
+        frames *= self.codec.config.substeps
+        first = int(rng.integers(max(1, len(wave) // self.step - frames + 1)))
+        wave = wave[first * self.step : (first + frames) * self.step]
+        f0 = f0[first : first + frames]
+        wave = np.pad(wave, (0, frames * self.step - len(wave))).astype(np.float32) / 32767
+        return torch.from_numpy(wave), torch.from_numpy(np.pad(f0, (0, frames - len(f0))))
+
+    def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         count = max(1, round(self.config.batch_seconds / self.config.crop_seconds))
         index = first
         while True:
             rng = np.random.default_rng((self.config.seed, rank, index))
             chosen = rng.integers(len(self.train_cuts), size=count)
-            wave = torch.stack([self._crop(self.train_cuts[i], rng) for i in chosen])  # (b, 1, l)
-            yield int(index * count * world_size / len(self.train_cuts)), wave
+            waves, f0 = zip(*(self._crop(self.train_cuts[i], rng) for i in chosen), strict=True)
+            yield int(index * count * world_size / len(self.train_cuts)), (torch.stack(waves), torch.stack(f0))
             index += 1
 
     def phases(self, step: int) -> list[str]:
         return ["decoder"] if step < self.join else ["discriminator", "decoder"]
 
-    def _pair(self, decoder: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """(decoded, true) log magnitudes."""
-        with torch.no_grad(), torch.autocast(wave.device.type, enabled=False):
-            magnitudes = self.codec.magnitudes(wave)
-            latent = self.codec.components @ (self.codec.features(magnitudes) - self.codec.mean[:, None])
-            latent = self.codec.dequantise(self.codec.quantise(latent))
-        decoded = decoder(latent).float()
-        return torch.log(decoded.clamp_max(6).exp() + LOG_FLOOR), torch.log(magnitudes + LOG_FLOOR)
+    @torch.no_grad()
+    def _latent(self, wave: Float[Tensor, "b l"], layers: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b c t"]:
+        """Quantised latents, of all layers or of the lowest few of each example."""
+        with torch.autocast(wave.device.type, enabled=False):
+            codes = self.codec.quantise(self.codec.latents(wave[:, None]))  # (b, n, t)
+            if layers is None:
+                return self.codec.dequantise(codes)
+            kept = torch.arange(codes.shape[1], device=wave.device) < layers[:, None]  # (b, n)
+            vectors = torch.stack([book[c] for book, c in zip(self.codec.books, codes.unbind(1), strict=True)], 1)
+            return (vectors * kept[:, :, None, None]).sum(1).transpose(1, 2)
 
-    def _mel(self, log_magnitude: Tensor) -> Tensor:
-        return torch.log(self.codec.mel_basis @ log_magnitude.exp() + LOG_FLOOR)
-
-    def loss(self, networks: dict[str, nn.Module], name: str, batch: Tensor, step: int, rank: int):
+    def loss(self, networks: dict[str, nn.Module], name: str, batch: tuple[Tensor, Tensor], step: int, rank: int):
         decoder, discriminator = networks["decoder"], networks["discriminator"]
-        batch = batch.to(next(decoder.parameters()).device)
+        device = next(decoder.parameters()).device
+        wave, f0 = (x.to(device) for x in batch)
+        n_q = self.codec.config.n_q
+        draw = torch.rand(3, len(wave), device=device)
+        layers = torch.where(draw[0] < self.FEWER_LAYERS, 1 + (draw[1] * n_q).long().clamp_max(n_q - 1), n_q)
+        given = f0 * (draw[2] < self.TRUE_F0)[:, None]
+        latent = self._latent(wave, layers)
         if name == "discriminator":
             with torch.no_grad():
-                decoded, true = self._pair(decoder, batch)
-            real, fake = discriminator(true)[0], discriminator(decoded)[0]
-            loss = ((real - 1).square().mean() + fake.square().mean()).float()
-            return loss, {"discriminator": loss.item()}
-        decoded, true = self._pair(decoder, batch)
-        error, mel = (decoded - true).abs().mean(), (self._mel(decoded) - self._mel(true)).abs().mean()
-        loss = error + mel
-        logs = {"log_magnitude": error.item(), "log_mel": mel.item()}
+                decoded = decoder(latent, given, None)[0]
+            real, fake = discriminator(_spectra(wave))[0], discriminator(_spectra(decoded))[0]
+            loss = sum((r - 1).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)).float()
+            return loss, {"discriminator": loss.item() / len(real)}
+        decoded, log_f0 = decoder(latent, given, None)
+        made, true = _spectra(decoded), _spectra(wave)
+        error = sum((a - b).abs().mean() for a, b in zip(made, true, strict=True)) / len(true)
+        pitch = pitch_error(log_f0, f0)
+        loss = error + self.PITCH * pitch
+        logs = {"log_magnitude": error.item(), "pitch": pitch.item()}
         if step >= self.join:
-            score, fake = discriminator(decoded)
+            scores, fake = discriminator(made)
             with torch.no_grad():
                 real = discriminator(true)[1]
-            adversarial = (score - 1).square().mean()
+            adversarial = sum((s - 1).square().mean() for s in scores)
             matching = sum((a - b).abs().mean() / b.abs().mean() for a, b in zip(fake, real, strict=True)) / len(real)
             loss = loss + self.ADVERSARIAL * adversarial + self.MATCHING * matching
-            logs |= {"adversarial": adversarial.item(), "matching": matching.item()}
+            logs |= {"adversarial": adversarial.item() / len(scores), "matching": matching.item()}
         return loss, {"loss": loss.item(), **logs}
 
     @torch.inference_mode()
-    def evaluate(self, network: SpectrumDecoder) -> dict[str, float]:
-        wave = torch.stack([self._crop(cut, np.random.default_rng(0)) for cut in self.dev])
-        decoded, true = self._pair(network, wave.to(next(network.parameters()).device))
-        error, mel = (decoded - true).abs().mean().item(), (self._mel(decoded) - self._mel(true)).abs().mean().item()
-        return {"loss": error + mel, "log_magnitude": error, "log_mel": mel}
+    def evaluate(self, network: SourceFilterDecoder) -> dict[str, float]:
+        device = next(network.parameters()).device
+        parts = (self._crop(cut, np.random.default_rng(0)) for cut in self.dev)
+        wave, f0 = (torch.stack(x).to(device) for x in zip(*parts, strict=True))
+        decoded, log_f0 = network(self._latent(wave))
+        pairs = zip(_spectra(decoded), _spectra(wave), strict=True)
+        error = sum((a - b).abs().mean().item() for a, b in pairs) / len(RESOLUTIONS)
+        pitch = pitch_error(log_f0, f0).item()
+        return {"loss": error + self.PITCH * pitch, "log_magnitude": error, "pitch": pitch}
 
-    def export(self, network: SpectrumDecoder, folder: Path, provenance: dict[str, Any]) -> None:
+    def export(self, network: SourceFilterDecoder, folder: Path, provenance: dict[str, Any]) -> None:
         codec = MiniCodec(self.codec.config)
         decoder = {f"decoder.{k}": v for k, v in network.state_dict().items()}
         codec.load_state_dict({**self.codec.state_dict(), **decoder})
         codec.save(folder, provenance)
+
+
+def _spectra(wav: Float[Tensor, "b l"]) -> list[Tensor]:
+    """`log_spectra` in full precision, whatever the autocast."""
+    with torch.autocast(wav.device.type, enabled=False):
+        return log_spectra(wav.float())
+
+
+def pitch_error(log_f0: Float[Tensor, "b k"], f0: Float[Tensor, "b k"]) -> Tensor:
+    """Mean absolute error of log F0 over voiced frames, 0 without any."""
+    voiced = f0 > 0
+    return ((log_f0.float() - f0.clamp_min(1.0).log()).abs() * voiced).sum() / voiced.sum().clamp_min(1)
