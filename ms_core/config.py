@@ -171,7 +171,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self):
-        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds) or len(set(self.speeds)) < len(self.speeds):
+        different = len(set(self.speeds)) == len(self.speeds) > 0
+        if not different or not all(0.5 <= speed <= 2 for speed in self.speeds):
             raise ValueError(f"speeds {list(self.speeds)} must be different factors between 0.5 and 2")
         return self
 

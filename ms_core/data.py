@@ -126,8 +126,8 @@ def prepare(
     """Align and tokenise a split; what was done before is kept. Returns the prepared cuts.
 
     With `speeds` the split is taken once at each speed, and log-mel features are stored where there were codes, for
-    `augment.Equaliser`. Utterances that cannot be aligned or are shorter or longer than the preset allows are left out, and counted with
-    the reason in `<split>.dropped.json` beside the cuts.
+    `augment.Equaliser`. Utterances that cannot be aligned or are shorter or longer than the preset allows are left out,
+    and counted with the reason in `<split>.dropped.json` beside the cuts.
     """
     config = preset.data
     folder = paths.run(preset.name) / "tokens" / codec.token_digest

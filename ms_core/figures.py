@@ -213,8 +213,9 @@ def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) 
 
     Of a codec, whose training loss has adversarial terms that dev has not, two spectral distances are drawn instead.
     """
-    spectral = [key for key in ("log_mel", "log_magnitude") if _series(rows, "train", key)[0]]
+    spectral = [key for key in ("log_magnitude", "pitch", "log_mel") if _series(rows, "train", key)[0]]
     losses = {"loss": "loss", "log_mel": "log-mel distance", "log_magnitude": "log-magnitude distance"}
+    losses["pitch"] = "error of log F0"
     wanted = [(losses[key], [("train", key), ("dev", key)]) for key in spectral or ["loss"]]
     wanted += [("cross-entropy by layer, dev", [("dev", f"ce_{j}") for j in layers])]
     wanted += [("accuracy by layer, dev", [("dev", f"acc_{j}") for j in layers])]

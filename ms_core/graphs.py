@@ -14,7 +14,7 @@ condition   states, index (t), place (1, t, 2),               text (1, t, d)
             prompt_mean, cross
 smd         text, codes (1, n, t), layer (1), frames (r),     logits (1, r, bins)
             prefix
-codec       latent (1, c, t)                                  log_magnitude (1, k, f)
+codec       latent (1, c, t)                                  log_f0 (1, k), pulse, phase, noise (1, k, f)
 =========== ================================================= ==========================================
 
 `cross` and `prefix` hold attention keys, then values. `prompt` runs once for a voice, `text` and `condition` once for
@@ -147,8 +147,9 @@ class CodecGraph(nn.Module):
         super().__init__()
         self.decoder = codec.decoder
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.decoder(latent).transpose(1, 2)
+    def forward(self, latent: Tensor) -> tuple[Tensor, ...]:
+        log_f0, *filters = self.decoder.controls(latent)
+        return log_f0, *(x.transpose(1, 2) for x in filters)
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
         "prompt": ("prompt_mean", "cross", "prefix", "duration_states"),
         "condition": ("text",),
         "smd": ("logits",),
-        "codec": ("log_magnitude",),
+        "codec": ("log_f0", "pulse", "phase", "noise"),
     }
     modules = {
         "text": TextGraph(model),

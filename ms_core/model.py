@@ -60,14 +60,15 @@ def duration_loss(
     frames = torch.expm1(log_durations.clamp(0, 7)) * real
     edge = torch.isin(phones, torch.tensor(BOUNDARY_IDS, device=phones.device)).long()
     word = (edge + F.pad(edge, (1, -1))).cumsum(1)  # a boundary opens a word of its own, and the next phone another
-    sums = [torch.zeros_like(frames).scatter_add(1, word.clamp_max(frames.shape[1] - 1), x) for x in (frames, durations * real.float())]
-    spoken = sums[1] > 0
+    word = word.clamp_max(frames.shape[1] - 1)
+    true = durations.float()
+    words, true_words = (torch.zeros_like(frames).scatter_add(1, word, x) for x in (frames, true))
     levels = [
-        ((log_durations - torch.log1p(durations.float())).square(), real),
-        ((torch.log1p(sums[0]) - torch.log1p(sums[1])).square(), spoken),
-        ((torch.log1p(frames.sum(1)) - torch.log1p(durations.sum(1).float())).square(), real.any(1)),
+        (log_durations, torch.log1p(true), real),
+        (torch.log1p(words), torch.log1p(true_words), true_words > 0),
+        (torch.log1p(frames.sum(1)), torch.log1p(true.sum(1)), real.any(1)),
     ]
-    return sum((error * where).sum() / where.sum().clamp_min(1) for error, where in levels)
+    return sum(((a - b).square() * where).sum() / where.sum().clamp_min(1) for a, b, where in levels)
 
 
 class MobileSpeechModel(nn.Module):
@@ -130,8 +131,9 @@ class MobileSpeechModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of one batch.
 
-        Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log.
-        `layer` (0-based) fixes the layer that is trained, with the same masks, for an evaluation by layer.
+        Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless
+        weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. `layer` (0-based) fixes
+        the layer that is trained, with the same masks, for an evaluation by layer.
         """
         frames = batch.codes.shape[-1]
         mask = lengths_to_mask(batch.durations.sum(1), frames)

@@ -1,10 +1,8 @@
-"""Short-time Fourier analysis and synthesis with exactly L / hop frames, and phase by Griffin-Lim.
+"""Short-time Fourier analysis and synthesis with exactly L / hop frames.
 
 `same` padding: a window of n_fft samples is centred on each hop, so a signal of K hops has K frames and comes back with
 K * hop samples. `torch.stft` with `center=True` gives K + 1 frames, which would not line up with codec frames.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +28,3 @@ def istft(spectrum: Complex[Tensor, "b f k"], n_fft: int, hop: int) -> Float[Ten
     envelope = F.fold(weight, (1, length), (1, n_fft), stride=(1, hop))[:, 0, 0]
     pad = (n_fft - hop) // 2
     return (total / envelope.clamp_min(1e-8))[:, pad : pad + k * hop]
-
-
-def griffin_lim(
-    magnitude: Float[Tensor, "b f k"], n_fft: int, hop: int, passes: int, momentum: float = 0.99
-) -> Float[Tensor, "b l"]:
-    """A waveform whose magnitudes approach `magnitude` (Griffin & Lim 1984; momentum: Perraudin et al. 2013).
-
-    The starting phase is drawn from a generator of its own, so the result is a pure function of the magnitudes.
-    """
-    generator = torch.Generator(device=magnitude.device).manual_seed(0)
-    angle = torch.rand(magnitude.shape[1:], generator=generator, device=magnitude.device) * (2 * math.pi)
-    phase = torch.polar(torch.ones_like(angle), angle)[None]
-    previous = torch.zeros_like(magnitude, dtype=phase.dtype)
-    for _ in range(passes):
-        rebuilt = stft(istft(magnitude * phase, n_fft, hop), n_fft, hop)
-        phase = rebuilt - previous * (momentum / (1 + momentum))
-        phase = phase / phase.abs().clamp_min(1e-8)
-        previous = rebuilt
-    return istft(magnitude * phase, n_fft, hop)

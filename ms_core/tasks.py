@@ -1,6 +1,7 @@
 """The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ms_core.augment import Equaliser
 from ms_core.checkpoint import CheckpointError, sha256
 from ms_core.codec import Codec, MiniCodec
-from ms_core.config import Preset
+from ms_core.config import ConfigError, Preset
 from ms_core.data import Sampler, collate
 from ms_core.model import Batch, MobileSpeechModel
 from ms_core.train import step_seed
@@ -198,8 +199,12 @@ class DecoderTask:
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(samples as int16, F0 in Hz of each filter frame's middle, 0 where unvoiced)."""
-        import pyworld
-
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that pkg_resources is going
+            try:
+                import pyworld
+            except ImportError:
+                raise ConfigError("training a mini codec needs pyworld: pip install 'ms-core[codec]'") from None
         rate = self.codec.config.sample_rate
         wave = self._cuts[name].resample(rate).load_audio()[0].astype(np.float64)
         half = 500 * self.step / rate  # ms; frames at odd multiples of it are the middles

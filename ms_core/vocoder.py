@@ -79,12 +79,13 @@ class SourceFilterDecoder(nn.Module):
         seed: int | None = 0,
     ) -> Float[Tensor, "b l"]:
         """The waveform, l = k * step samples. `seed` fixes the noise; None draws it from torch's global generator."""
-        source = pulse_train(log_f0.detach().float(), self.step, self.config.sample_rate)
+        source = pulse_train(log_f0.detach(), self.step, self.config.sample_rate)
         if seed is None:
-            hiss = torch.randn_like(source)
+            hiss = torch.rand_like(source)
         else:
             generator = torch.Generator().manual_seed(seed)
-            hiss = torch.randn(source.shape[1], generator=generator).to(source.device).expand_as(source)
+            hiss = torch.rand(source.shape[1], generator=generator).to(source.device).expand_as(source)
+        hiss = (hiss - 0.5) * math.sqrt(12)  # white, of unit power
         voiced = stft(source, self.config.n_fft, self.step) * torch.polar(
             pulse.float().clamp_max(LOUDEST).exp(), phase.float()
         )
@@ -102,13 +103,18 @@ class SourceFilterDecoder(nn.Module):
 
 @torch.no_grad()
 def pulse_train(log_f0: Float[Tensor, "b k"], step: int, sample_rate: int) -> Float[Tensor, "b l"]:
-    """Band-limited pulses of unit power at F0: the sum of all harmonics below the Nyquist frequency, in closed form."""
-    log_f0 = log_f0.clamp(math.log(F0_FLOOR), math.log(F0_CEILING))
+    """Band-limited pulses of unit power at F0: the sum of all harmonics below the Nyquist frequency, in closed form.
+
+    The highest one fades in as F0 falls, so that the pulses follow F0 without a jump.
+    """
+    log_f0 = log_f0.double().clamp(math.log(F0_FLOOR), math.log(F0_CEILING))  # thousands of turns add up
     length = log_f0.shape[1] * step
     f0 = F.interpolate(log_f0[:, None], length, mode="linear", align_corners=False)[:, 0].exp()  # (b, l)
-    turn = ((f0.double() / sample_rate).cumsum(1) % 1.0).float()  # position within a period, [0, 1)
-    harmonics = (sample_rate / 2 / f0).floor()
+    turn = ((f0 / sample_rate).cumsum(1) % 1.0).float()  # position within a period, [0, 1)
+    count = (sample_rate / 2 / f0 - 1).float()
+    harmonics = count.floor()
     half = (math.pi * turn).sin()
     total = ((2 * harmonics + 1) * math.pi * turn).sin() / half.clamp_min(1e-6)  # Dirichlet's kernel
     total = torch.where(half > 1e-4, total, 2 * harmonics + 1)
-    return (total - 1) / 2 * (2 / harmonics).sqrt()
+    total = (total - 1) / 2 + (count - harmonics) * (2 * math.pi * (harmonics + 1) * turn).cos()
+    return total * (2 / count).sqrt()

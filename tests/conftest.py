@@ -22,7 +22,7 @@ from ms_core.text import phone_ids
 
 torch.set_num_threads(1)
 
-CODEC = CodecConfig(n_q=3, bins=32, n_mels=20, latent_dim=8, decoder_dim=16, decoder_layers=1, griffin_lim_passes=2)
+CODEC = CodecConfig(n_q=3, bins=32, n_mels=20, latent_dim=8, decoder_dim=16, decoder_layers=1)
 MODEL = ModelConfig(
     dim=32, heads=2, text_layers=1, prompt_layers=1, smd_layers=2, duration_layers=1, conv_kernel=5, dropout=0.0
 )

@@ -48,7 +48,7 @@ def test_encoding_and_decoding_are_pure(codec) -> None:
     assert torch.equal(wav, codec.decode(codes))
     both = codec.encode(torch.cat([b, a]))
     assert torch.equal(both[1], codes[0])
-    assert torch.allclose(codec.decode(both)[1], wav[0], atol=1e-5)
+    assert (codec.decode(both)[1] - wav[0]).abs().max() < 5e-3 * wav.abs().max()  # the phase adds up rounded F0
 
 
 def test_codes_see_no_polarity_and_few_samples_around_them(codec) -> None:
@@ -122,6 +122,7 @@ def test_the_digest_names_all_that_decides_tokens_and_nothing_else(codec) -> Non
     other = new_codec(seed=1)
     other.load_state_dict({**other.state_dict(), **{k: v for k, v in codec.state_dict().items() if "decoder" not in k}})
     assert other.token_digest == codec.token_digest  # another decoder
+    assert new_codec(decoder_dim=24).token_digest == new_codec().token_digest != new_codec(n_q=2).token_digest
     for name in ("mean", "components", "books"):
         changed = new_codec()
         changed.load_state_dict(codec.state_dict())
@@ -138,7 +139,8 @@ def test_save_and_load(codec, tmp_path) -> None:
     codes = codec.encode(wave(1.0, 5))
     assert torch.equal(loaded.encode(wave(1.0, 5)), codes)
     latent = codec.dequantise(codes)
-    assert torch.allclose(loaded.decoder(latent), codec.decoder(latent), atol=2e-2)  # the decoder is stored in fp16
+    for ours, theirs in zip(codec.decoder.controls(latent), loaded.decoder.controls(latent), strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-2)  # the decoder is stored in fp16
     assert json.loads((tmp_path / "c" / "config.json").read_text())["provenance"] == {"note": "x"}
 
 

@@ -1,5 +1,7 @@
 """The joined model: where the loss falls, what a batch must not change, what each switch does."""
 
+import math
+
 import pytest
 import torch
 from conftest import CODEC, MODEL, batch_of, global_rng_untouched, new_model, unpadded, utterance
@@ -8,8 +10,9 @@ from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec import MiniCodec
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
-from ms_core.model import FORMAT, Batch, MobileSpeechModel
+from ms_core.model import FORMAT, Batch, MobileSpeechModel, duration_loss
 from ms_core.smd import apply_mask, draw_masks, fill_grid
+from ms_core.text import phone_ids
 
 MASKS = MaskConfig(alpha=0.75, p_rank="uniform")
 PAIRS = [(utterance(seed, 2), utterance(10 + seed, 3 + seed)) for seed in range(3)]
@@ -67,10 +70,29 @@ def test_the_loss_is_cross_entropy_over_the_masked_frames(model) -> None:
     assert out["ce"].item() == pytest.approx(picked[masked].mean().item(), rel=1e-5)
     assert torch.allclose(out["ce_sum"], (picked * masked).sum(1), rtol=1e-5)
     assert out["correct"].tolist() == ((logp.argmax(-1) == batch.codes[:, 1]) & masked).sum(1).tolist()
-    predicted = logits(model, batch)[1][batch.phones != 0]
-    error = (predicted - torch.log1p(batch.durations[batch.phones != 0].float())).square().mean()
-    assert out["duration"].item() == pytest.approx(error.item(), rel=1e-5)
+    expected = duration_loss(logits(model, batch)[1], batch.durations, batch.phones)
+    assert out["duration"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert out["latent"] == 0
+
+
+def test_the_duration_loss_adds_phones_words_and_utterances() -> None:
+    """Against sums written out: "_ B IY1 _ AA1 _" and a shorter one beside it."""
+    names = [["_", "B", "IY1", "_", "AA1", "_"], ["_", "AA1", "_"]]
+    durations = torch.tensor([[2, 3, 5, 0, 7, 1], [4, 6, 2, 0, 0, 0]])
+    phones = torch.tensor([phone_ids(names[0]), phone_ids(names[1]) + [0] * 3])
+    predicted = torch.log1p(torch.tensor([[2.0, 4, 4, 1, 9, 1], [5, 5, 4, 7, 7, 7]]))
+    predicted.requires_grad_(True)
+
+    def error(pairs: list[tuple[float, float]]) -> float:
+        return sum((math.log1p(a) - math.log1p(b)) ** 2 for a, b in pairs) / len(pairs)
+
+    phone = error([(2, 2), (4, 3), (4, 5), (1, 0), (9, 7), (1, 1), (5, 4), (5, 6), (4, 2)])
+    word = error([(2, 2), (8, 8), (9, 7), (1, 1), (5, 4), (5, 6), (4, 2)])  # a pause is one, unless it has no length
+    whole = error([(21, 18), (14, 12)])
+    loss = duration_loss(predicted, durations, phones)
+    assert loss.item() == pytest.approx(phone + word + whole, rel=1e-5)
+    loss.backward()
+    assert (predicted.grad[1, 3:] == 0).all() and predicted.grad[1, :3].abs().min() > 0  # padding teaches nothing
 
 
 def test_the_latent_loss_falls_on_masked_frames_alone(model) -> None:

@@ -1,12 +1,11 @@
-"""Analysis, synthesis and phase."""
+"""Analysis and synthesis."""
 
-import pytest
 import torch
-from conftest import global_rng_untouched, speech
+from conftest import speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_core.spectral import griffin_lim, istft, stft
+from ms_core.spectral import istft, stft
 
 
 @settings(max_examples=30, deadline=None)
@@ -26,26 +25,3 @@ def test_agrees_with_torch() -> None:
     pad = torch.nn.functional.pad(wav, (240, 240))
     theirs = torch.stft(pad, 640, 160, window=torch.hann_window(640), center=False, return_complex=True)
     assert torch.allclose(stft(wav, 640, 160), theirs, atol=1e-4)
-
-
-def test_griffin_lim_is_a_pure_function_of_the_magnitudes() -> None:
-    magnitude = stft(torch.from_numpy(speech(0.5, 1))[None], 640, 160).abs()
-    with global_rng_untouched():
-        once = griffin_lim(magnitude, 640, 160, 4)
-    assert torch.equal(once, griffin_lim(magnitude, 640, 160, 4))
-    both = griffin_lim(torch.cat([magnitude * 0.5, magnitude]), 640, 160, 4)
-    assert torch.allclose(both[1], once[0], atol=1e-6)  # nor do batch-mates matter
-
-
-def test_more_passes_bring_the_magnitudes_nearer() -> None:
-    magnitude = stft(torch.from_numpy(speech(0.5, 2))[None], 640, 160).abs()
-
-    def error(passes: int) -> float:
-        wav = griffin_lim(magnitude, 640, 160, passes)
-        assert wav.shape == (1, 8000)
-        return float((stft(wav, 640, 160).abs() - magnitude).norm() / magnitude.norm())
-
-    errors = [error(passes) for passes in (0, 4, 32)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[2] < 0.5 * errors[0]
-    assert errors[2] == pytest.approx(0, abs=0.25)

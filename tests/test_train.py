@@ -270,7 +270,7 @@ for name, make in (("model", model_task), ("decoder", decoder_task)):
 
     def watched(first, rank, world):
         for epoch, batch in batches(first, rank, world):
-            codes = batch if isinstance(batch, torch.Tensor) else batch.codes
+            codes = batch[0] if isinstance(batch, tuple) else batch.codes
             seen.append(float(codes.double().sum()))
             yield epoch, batch
 

@@ -1,8 +1,10 @@
-"""MiniCodec's part outside its neural network, in numpy: tokens of a waveform, and a waveform for magnitudes.
+"""MiniCodec's part outside its neural network, in numpy: tokens of a waveform, and a waveform of F0 and filters.
 
-The counterpart of `ms_core.codec` and `ms_core.spectral` for one signal, in float32. Here time is the first axis: a
-frame is contiguous in memory, as the Fourier transform wants it.
+The counterpart of `ms_core.codec`, `ms_core.spectral` and the end of `ms_core.vocoder` for one signal, in float32.
+Here time is the first axis: a frame is contiguous in memory, as the Fourier transform wants it.
 """
+
+import math
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -10,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ms_core.mobile.decoding import Noise
 from ms_core.mobile.manifest import CodecConstants
 
-MOMENTUM = 0.99  # of Griffin-Lim; Perraudin et al. 2013
+F0_FLOOR, F0_CEILING, LOUDEST = 50.0, 600.0, 6.0  # as in ms_core.vocoder, which needs torch
 
 
 def hann(n_fft: int) -> np.ndarray:
@@ -52,28 +54,38 @@ class Spectrum:
         return total.reshape(-1)[self.before : self.before + self.frames * self.hop]
 
 
-def griffin_lim(magnitude: np.ndarray, n_fft: int, hop: int, passes: int) -> np.ndarray:
-    """Samples (k * hop,) whose magnitudes approach `magnitude` (k, f); the same as `ms_core.spectral.griffin_lim`."""
-    frames, bins = magnitude.shape
-    spectrum = Spectrum(n_fft, hop, frames)
-    angle = Noise(0).uniform((bins, frames)).T * np.float32(2 * np.pi)
-    estimate = np.empty((frames, bins), dtype=np.complex64)  # magnitude * phase
-    estimate.real, estimate.imag = np.cos(angle), np.sin(angle)
-    estimate *= magnitude
-    previous = np.zeros_like(estimate)
-    scale = np.empty_like(magnitude)
-    for _ in range(passes):
-        rebuilt = spectrum.analyse(spectrum.synthesise(estimate))
-        previous *= np.float32(-MOMENTUM / (1 + MOMENTUM))
-        np.add(rebuilt, previous, out=estimate)
-        np.maximum(np.abs(estimate, out=scale), np.float32(1e-8), out=scale)
-        estimate *= np.divide(magnitude, scale, out=scale)
-        previous = rebuilt
-    return spectrum.synthesise(estimate)
+def pulse_train(log_f0: np.ndarray, step: int, sample_rate: int) -> np.ndarray:
+    """Samples (k * step,) of band-limited pulses; the same as `ms_core.vocoder.pulse_train`."""
+    log_f0 = np.clip(log_f0.astype(np.float64), math.log(F0_FLOOR), math.log(F0_CEILING))
+    middles = (np.arange(len(log_f0) * step) + 0.5) / step - 0.5
+    f0 = np.exp(np.interp(middles, np.arange(len(log_f0)), log_f0))
+    turn = ((f0 / sample_rate).cumsum() % 1.0).astype(np.float32)
+    count = (sample_rate / 2 / f0 - 1).astype(np.float32)
+    harmonics = np.floor(count)
+    half = np.sin(np.float32(math.pi) * turn)
+    total = np.sin((2 * harmonics + 1) * np.float32(math.pi) * turn) / np.maximum(half, np.float32(1e-6))
+    total = np.where(half > 1e-4, total, 2 * harmonics + 1)
+    total = (total - 1) / 2 + (count - harmonics) * np.cos(np.float32(2 * math.pi) * (harmonics + 1) * turn)
+    return total * np.sqrt(2 / count)
+
+
+def render(
+    log_f0: np.ndarray, pulse: np.ndarray, phase: np.ndarray, noise: np.ndarray, n_fft: int, step: int, rate: int
+) -> np.ndarray:
+    """Samples (k * step,) of F0 (k,) and filters (k, f); `ms_core.vocoder.SourceFilterDecoder.render` with seed 0."""
+    spectrum = Spectrum(n_fft, step, len(log_f0))
+    voiced = spectrum.analyse(pulse_train(log_f0, step, rate))  # (k, f)
+    gain = np.exp(np.minimum(pulse, np.float32(LOUDEST)))
+    turned = np.empty_like(voiced)
+    turned.real, turned.imag = gain * np.cos(phase), gain * np.sin(phase)
+    voiced *= turned
+    hiss = (Noise(0).uniform((len(log_f0) * step,)) - np.float32(0.5)) * np.float32(math.sqrt(12))
+    voiced += spectrum.analyse(hiss) * np.exp(np.minimum(noise, np.float32(LOUDEST)))
+    return spectrum.synthesise(voiced)
 
 
 class MobileCodec:
-    """Tokens <-> latents and waveforms; the network between latent and magnitudes is an ONNX graph.
+    """Tokens <-> latents and waveforms; the network between latents and filters is an ONNX graph.
 
     Args:
         tensors: `mel_basis` (m, f), `mean` (features,), `components` (c, features), `books` (n, bins, c).
@@ -91,10 +103,10 @@ class MobileCodec:
             latent = latent + book[code]
         return np.ascontiguousarray(latent.T)
 
-    def waveform(self, magnitude: np.ndarray) -> np.ndarray:
-        """Samples in [-1, 1] of linear magnitudes (k, f)."""
+    def waveform(self, log_f0: np.ndarray, pulse: np.ndarray, phase: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Samples in [-1, 1] of F0 (k,) and filters (k, f)."""
         c = self.constants
-        return griffin_lim(magnitude, c.n_fft, c.hop // c.substeps, c.griffin_lim_passes).clip(-1, 1)
+        return render(log_f0, pulse, phase, noise, c.n_fft, c.hop // c.substeps, c.sample_rate).clip(-1, 1)
 
     def encode(self, wav: np.ndarray) -> np.ndarray:
         """Codes (n, t) of samples (l,) at `sample_rate`, t = ceil(l / hop)."""

@@ -24,7 +24,6 @@ class CodecConstants:
     bins: int
     n_fft: int
     substeps: int
-    griffin_lim_passes: int
     mel_floor: float
 
 

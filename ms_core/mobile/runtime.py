@@ -153,8 +153,8 @@ class MobileRuntime:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes (n, t), n at least 1, to float32 samples (t * hop,) in [-1, 1]."""
         self._check_codes(codes)
-        (log_magnitude,) = self._run("codec", latent=self.codec.dequantise(codes)[None])
-        return self.codec.waveform(np.exp(log_magnitude[0]))
+        controls = self._run("codec", latent=self.codec.dequantise(codes)[None])
+        return self.codec.waveform(*(control[0] for control in controls))
 
     def stream(
         self,
