@@ -73,6 +73,7 @@ class ModelConfig(Config):
     cross_attention: bool = True  # text states attend to prompt states before the SMD
     prompt_durations: bool = True  # the duration predictor sees the prompt's own durations
     codebook_prior: bool = True  # heads start from the codec's codebook geometry
+    prompt_copy: bool = True  # the codebook prior also copies code vectors of the prompt; no effect without it
 
     @model_validator(mode="after")
     def _check(self):

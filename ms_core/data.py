@@ -170,8 +170,7 @@ def prepare(
                 dropped["durations"].append(cut.id)
                 continue
             items = [
-                AlignmentItem(p, s, e - s)
-                for p, s, e in zip(phones.phones, phones.starts, phones.ends, strict=True)
+                AlignmentItem(p, s, e - s) for p, s, e in zip(phones.phones, phones.starts, phones.ends, strict=True)
             ]
             cut.supervisions[0].alignment = {"phone": items}
             cut.supervisions[0].custom = {"frames": frames}

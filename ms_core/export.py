@@ -31,7 +31,7 @@ from ms_core.synthesize import CHUNK_PHONES, MobileSpeech
 from ms_core.text import PHONES
 
 OPSET = 20  # the first with Gelu
-TABLE = "embedding"  # of codes: `prompt` and `smd` share it, as one file
+TABLES = {"embed.embedding": "embedding.bin", "code_vectors.vectors": "vectors.bin"}  # files that graphs share
 LICENCE = "Apache-2.0"  # of this project's own weights
 SMALLEST_QUANTISED = 1 << 15  # weights; a smaller product gains little from 8 bits
 
@@ -126,14 +126,14 @@ def _half_tables(graph: onnx.GraphProto) -> None:
             graph.node.insert(list(graph.node).index(node) + 1, cast)
 
 
-def _share_table(proto: onnx.ModelProto, folder: Path) -> None:
-    """Move the code embedding's table out of a graph into `embedding.bin`, written by the first graph that has it."""
+def _share_tables(proto: onnx.ModelProto, folder: Path) -> None:
+    """Move `TABLES` out of a graph into files, each written by the first graph that has it."""
     for tensor in proto.graph.initializer:
-        if tensor.name != f"embed.{TABLE}":
+        if tensor.name not in TABLES:
             continue
-        data, path = tensor.raw_data, folder / f"{TABLE}.bin"
+        data, path = tensor.raw_data, folder / TABLES[tensor.name]
         if path.is_file() and path.read_bytes() != data:
-            raise ExportError("the graphs do not agree on the code embedding: this is a bug of the exporter")
+            raise ExportError(f"the graphs do not agree on {tensor.name}: this is a bug of the exporter")
         path.write_bytes(data)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
@@ -180,7 +180,7 @@ def export(
         for name, proto in converted.items():
             copy = onnx.ModelProto()
             copy.CopyFrom(to_int8(proto) if int8 else proto)
-            _share_table(copy, temporary)
+            _share_tables(copy, temporary)
             (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
         codec = tts.codec
         tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components", "books")}

@@ -1,7 +1,7 @@
 """The parts of MobileSpeech as modules that become ONNX graphs, each for one utterance of any length, without padding.
 
 The modules reuse the model's own layers, with two rewritings that keep its numbers up to rounding: the prior's linear
-map of a code vector is folded into the code embedding, and what the prior computes from constants is computed once.
+map of a code vector is folded into the code embedding, and the prior's constants are folded into one factor.
 
 =========== ================================================= ==========================================
 graph       inputs                                            outputs
@@ -9,11 +9,12 @@ graph       inputs                                            outputs
 text        phones (1, p), duration_states                    states (1, p, d), log_durations (1, p)
 prompt      prompt_codes (1, n, s), prompt_phones (1, q),     prompt_mean (1, d), cross (2, 1, h, s, c),
             prompt_frame_phones (1, s),                       prefix (2, L, 1, h, s, c),
-            prompt_durations (1, q)                           duration_states (1, q, d)
+            prompt_durations (1, q)                           copy_keys (1, h, s, c), copy_latents (1, n + 1, s, v),
+                                                              duration_states (1, q, d)
 condition   states, index (t), place (1, t, 2),               text (1, t, d)
             prompt_mean, cross
 smd         text, codes (1, n, t), layer (1), frames (r),     logits (1, r, bins)
-            prefix
+            prefix, copy_keys, copy_latents
 codec       latent (1, c, t)                                  log_f0 (1, k), pulse, phase, noise (1, k, f)
 =========== ================================================= ==========================================
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from ms_core.codec import MiniCodec
 from ms_core.model import MobileSpeechModel
 from ms_core.prompt import PromptStates
-from ms_core.smd import SpeechMaskDecoder
+from ms_core.smd import GAIN, SpeechMaskDecoder
 
 
 class TextGraph(nn.Module):
@@ -67,12 +68,32 @@ class CodeEmbedding(nn.Module):
         return nn.functional.embedding(codes + offset, self.embedding).sum(1)
 
 
+class CodeVectors(nn.Module):
+    """The codec's code vectors as one table, MASK (a zero vector) last in each layer."""
+
+    @torch.no_grad()
+    def __init__(self, smd: SpeechMaskDecoder):
+        super().__init__()
+        self.vectors = nn.Parameter(smd.prior.books.detach().flatten(0, 1).clone())  # (n * (bins + 1), c)
+        self.bins = smd.bins
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Of each code: (1, n, t, c)."""
+        offset = torch.arange(codes.shape[1])[:, None] * (self.bins + 1)
+        return nn.functional.embedding(codes + offset, self.vectors)
+
+    def book(self, layer: Tensor) -> Tensor:
+        """Those of one layer: (bins, c)."""
+        return nn.functional.embedding(layer * (self.bins + 1) + torch.arange(self.bins), self.vectors)
+
+
 class PromptGraph(nn.Module):
     """Everything of a voice."""
 
-    def __init__(self, model: MobileSpeechModel, embedding: CodeEmbedding):
+    def __init__(self, model: MobileSpeechModel, embedding: CodeEmbedding, vectors: CodeVectors | None):
         super().__init__()
         self.embed, self.prompt, self.extractor = embedding, model.prompt, model.extractor
+        self.copy, self.code_vectors = model.smd.copy, vectors
         self.prefix = nn.ModuleList(b.attention for b in model.smd.blocks) if model.config.prefix else None
 
     def forward(
@@ -91,6 +112,9 @@ class PromptGraph(nn.Module):
         if self.prefix is not None:
             keys, values = zip(*(attention.prompt_cache(x) for attention in self.prefix), strict=True)
             out.append(torch.stack([torch.stack(keys), torch.stack(values)]))
+        if self.copy is not None:
+            sums = self.code_vectors(prompt_codes).cumsum(1)
+            out += [self.copy.keys(x), torch.cat([torch.zeros_like(sums[:, :1]), sums], 1)]
         if self.extractor is not None:
             seconds = torch.log1p(prompt_durations.float())[..., None]
             y = self.extractor.embedding(prompt_phones) + self.extractor.duration(seconds)
@@ -116,27 +140,42 @@ class ConditionGraph(nn.Module):
 class SmdGraph(nn.Module):
     """One pass of the speech mask decoder: `SpeechMaskDecoder.forward`, the head and prior of one layer picked."""
 
-    def __init__(self, smd: SpeechMaskDecoder, embedding: CodeEmbedding):
+    def __init__(self, smd: SpeechMaskDecoder, embedding: CodeEmbedding, vectors: CodeVectors | None):
         super().__init__()
         self.embed, self.layer, self.blocks = embedding, smd.layer, smd.blocks
         self.head, self.bias, self.prior = smd.head, smd.bias, smd.prior
+        self.copy, self.copy_at, self.code_vectors = smd.copy, smd.copy_at, vectors
         if smd.prior is not None:
-            weighted, half_norm = smd.prior.geometry(torch.arange(smd.n_q))
-            self.weighted = nn.Parameter(weighted.detach().transpose(1, 2).contiguous())  # (n, c, bins)
+            prior = smd.prior
+            _, half_norm = prior.geometry(torch.arange(smd.n_q))
             self.half_norm = nn.Parameter(half_norm.detach())  # (n, 1, bins)
+            self.factor = nn.Parameter(((GAIN * prior.log_precision).exp() / prior.scale).detach())  # (n, c)
 
     def forward(
-        self, text: Tensor, codes: Tensor, layer: Tensor, frames: Tensor, prefix: Tensor | None = None
+        self,
+        text: Tensor,
+        codes: Tensor,
+        layer: Tensor,
+        frames: Tensor,
+        prefix: Tensor | None = None,
+        copy_keys: Tensor | None = None,
+        copy_latents: Tensor | None = None,
     ) -> Tensor:
         x = text + self.embed(codes) + self.layer(layer)[:, None]
+        copied = None
         for i, block in enumerate(self.blocks):
+            if self.copy is not None and i == self.copy_at:
+                known = self.code_vectors(codes).sum(1)
+                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None)
             x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
         x = x.index_select(1, frames)  # (1, r, d)
         logits = x @ self.head.index_select(0, layer) + self.bias.index_select(0, layer)
         if self.prior is None:
             return logits
         residual = x @ self.prior.residual.index_select(0, layer)  # (1, r, c), standard units
-        prior = residual @ self.weighted.index_select(0, layer) - self.half_norm.index_select(0, layer)
+        residual = residual if copied is None else residual + copied.index_select(1, frames)
+        weighted = residual * self.factor.index_select(0, layer)
+        prior = weighted @ self.code_vectors.book(layer).T - self.half_norm.index_select(0, layer)
         return logits + prior * self.prior.confidence(x).index_select(2, layer).exp()
 
 
@@ -169,7 +208,10 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
     p, q, s, t, r = 11, 7, 23, 37, 19
     cross = torch.zeros(2, 1, heads, s, d // heads)
     prefix = torch.zeros(2, config.smd_layers, 1, heads, s, d // heads)
+    latents = torch.zeros(1, n_q + 1, s, codec.config.latent_dim)
+    copies = {"copy_keys": torch.zeros(1, heads, s, d // heads), "copy_latents": latents}
     embedding = CodeEmbedding(model.smd)
+    vectors = None if model.smd.prior is None else CodeVectors(model.smd)
 
     def ids(*shape: int) -> Tensor:
         return torch.ones(shape, dtype=torch.int64)
@@ -181,32 +223,33 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
         "condition": {"states": torch.zeros(1, p, d), "index": ids(t), "place": torch.zeros(1, t, 2),
                       "prompt_mean": torch.zeros(1, d), "cross": cross},
         "smd": {"text": torch.zeros(1, t, d), "codes": ids(1, n_q, t), "layer": ids(1), "frames": ids(r),
-                "prefix": prefix},
+                "prefix": prefix, **copies},
         "codec": {"latent": torch.zeros(1, codec.config.latent_dim, t)},
     }  # fmt: skip
     axes = {
         "phones": {1: "p"}, "duration_states": {1: "q"}, "prompt_codes": {2: "s"}, "prompt_frame_phones": {1: "s"},
         "prompt_phones": {1: "q"}, "prompt_durations": {1: "q"}, "states": {1: "p"}, "index": {0: "t"},
         "place": {1: "t"}, "prompt_mean": {}, "cross": {3: "s"}, "text": {1: "t"}, "codes": {2: "t"}, "layer": {},
-        "frames": {0: "r"}, "prefix": {4: "s"}, "latent": {2: "t"},
+        "frames": {0: "r"}, "prefix": {4: "s"}, "copy_keys": {2: "s"}, "copy_latents": {2: "s"}, "latent": {2: "t"},
     }  # fmt: skip
     outputs = {
         "text": ("states", "log_durations"),
-        "prompt": ("prompt_mean", "cross", "prefix", "duration_states"),
+        "prompt": ("prompt_mean", "cross", "prefix", "copy_keys", "copy_latents", "duration_states"),
         "condition": ("text",),
         "smd": ("logits",),
         "codec": ("log_f0", "pulse", "phase", "noise"),
     }
     modules = {
         "text": TextGraph(model),
-        "prompt": PromptGraph(model, embedding),
+        "prompt": PromptGraph(model, embedding, vectors),
         "condition": ConditionGraph(model),
-        "smd": SmdGraph(model.smd, embedding),
+        "smd": SmdGraph(model.smd, embedding, vectors),
         "codec": CodecGraph(codec),
     }
     switches = {
         "cross": config.cross_attention,
         "prefix": config.prefix,
+        **dict.fromkeys(("copy_keys", "copy_latents"), model.smd.copy is not None),
         **dict.fromkeys(("duration_states", "prompt_phones", "prompt_durations"), config.prompt_durations),
     }
     off = {name for name, on in switches.items() if not on}

@@ -105,8 +105,9 @@ class MobileSpeechModel(nn.Module):
         attention = self.prompt.attention
         cross = None if attention is None else attention.keys_values(states)
         prefix = tuple(b.attention.prompt_cache(states, lengths) for b in self.smd.blocks) if self.config.prefix else ()
+        copy = None if self.smd.copy is None else (self.smd.copy.keys(states), self.smd.prior.partial_sums(codes))
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        return VoiceStates(PromptStates(mask, mean, cross, prefix), duration_states, phones != 0)
+        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy), duration_states, phones != 0)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates

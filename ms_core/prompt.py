@@ -24,6 +24,7 @@ class PromptStates:
     mean: Float[Tensor, "b d"]
     cross: Cache | None  # keys and values for the text's cross-attention
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
+    copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
 
 
 class SpeakerPrompt(nn.Module):

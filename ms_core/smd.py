@@ -9,12 +9,17 @@ sections 2, 3).
 Ours besides (`codebook_prior`): the decoder predicts the codec's continuous latent of each frame, and a token's logit
 starts from how near its code vector lies to what the layers below have left of that latent. It is a Gaussian in the
 codec's own geometry, on which the usual linear head builds; it only adds terms to the logits.
+
+And (`prompt_copy`): what is characteristic of a voice lies in how its frames differ from those of others that share
+their lower layers. The decoder need not learn to write that; it looks up the prompt's frames and copies their vectors.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -48,6 +53,9 @@ class SpeechMaskDecoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.layer.weight, std=0.02)
         self.prior = CodebookPrior(dim, books) if config.codebook_prior and books is not None else None
+        copies = config.prompt_copy and self.prior is not None
+        self.copy = PromptCopy(dim, config.heads, self.prior.scale) if copies else None
+        self.copy_at = (config.smd_layers + 1) // 2  # blocks before the prompt is looked up
         if self.prior is None:
             nn.init.normal_(self.head, std=dim**-0.5)
 
@@ -67,13 +75,82 @@ class SpeechMaskDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
         x = text + self.embed(codes) + self.layer(layer)[:, None]
+        copied = None
         for index, block in enumerate(self.blocks):
+            if self.copy is not None and index == self.copy_at:
+                x, copied = self.copy(x, self.prior.known(codes), layer, *prompt.copy, prompt.mask)
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
         logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
         if self.prior is None:
             return logits, None
-        prior, residual = self.prior(x, layer)
+        prior, residual = self.prior(x, layer, copied)
         return logits + prior, residual
+
+
+class PromptCopy(nn.Module):
+    """Attention to the prompt's frames whose values are their code vectors, as they are.
+
+    Heads find frames by content (phone and context), and by how near the layers below are in the prompt's frame to those
+    of the frame in question. What the higher layers add in the found frames enters the predicted residual with learned
+    weights. Our choice.
+
+    Args:
+        scale: standard deviation of what layers j.. add to the latent (n, c), as in `CodebookPrior`.
+    """
+
+    NEARNESS = 0.05  # squared distance that divides a weight by e, as a share of the latent's variance, to begin with
+
+    def __init__(self, dim: int, heads: int, scale: Float[Tensor, "n c"]):
+        super().__init__()
+        n_q, width = scale.shape
+        self.heads = heads
+        self.register_buffer("scale", scale, persistent=False)
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.log_sharpness = nn.Parameter((-torch.arange(heads) / GAIN).repeat(n_q, 1))
+        self.gate = nn.Parameter(torch.zeros(n_q, heads, 2, width))
+        nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
+        self.enter = nn.Linear(heads * 2 * width, dim)
+        nn.init.zeros_(self.enter.weight)
+        nn.init.zeros_(self.enter.bias)
+
+    def keys(self, states: Float[Tensor, "b s d"]) -> Float[Tensor, "b h s c"]:
+        """Of the prompt's states; computed once for a voice."""
+        return rearrange(self.key(states), "b s (h c) -> b h s c", h=self.heads)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        known: Float[Tensor, "b t c"],
+        layer: Int[Tensor, " b"],
+        keys: Float[Tensor, "b h s k"],
+        latents: Float[Tensor, "b n s c"],
+        mask: Bool[Tensor, "b s"] | None,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"]]:
+        """The states with what was found added, and the part of the residual (standard units) that is copied.
+
+        Args:
+            known: code vectors of the frames, summed over the layers that are known.
+            latents: the same of the prompt's frames, over the first 0, 1, ..., N layers.
+            mask: None when no prompt is padded.
+        """
+        below, whole = latents[torch.arange(len(x), device=x.device), layer], latents[:, -1]  # (b, s, c)
+        query = rearrange(self.query(self.norm(x)), "b t (h c) -> b h t c", h=self.heads)
+        content = (query @ keys.transpose(2, 3)).float() * query.shape[-1] ** -0.5
+        with torch.autocast(x.device.type, enabled=False):
+            near = known @ below.transpose(1, 2) - below.square().sum(-1)[:, None] / 2  # (b, t, s), up to a constant
+            near = near / (self.NEARNESS * self.scale[0].square().sum())
+            score = content + (GAIN * self.log_sharpness[layer]).exp()[:, :, None, None] * near[:, None]
+            if mask is not None:
+                score = score.masked_fill(~mask[:, None, None], -torch.inf)
+            weight = score.softmax(-1)  # (b, h, t, s)
+            scale = self.scale[layer][:, None]  # (b, 1, c)
+            found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
+            apart = weight @ (whole / scale)[:, None] - (known / scale)[:, None]  # ... and what it takes to get there
+            found = torch.stack([found, apart], 2)  # (b, h, 2, t, c)
+            copied = (found * self.gate[layer][:, :, :, None]).sum((1, 2))
+        return x + self.enter(rearrange(found, "b h i t c -> b t (h i c)")), copied
 
 
 class CodebookPrior(nn.Module):
@@ -100,16 +177,25 @@ class CodebookPrior(nn.Module):
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return self.books[index, codes].sum(1)
 
+    def partial_sums(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b m t c"]:
+        """Code vectors summed over the first 0, 1, ..., N layers: m = N + 1."""
+        index = torch.arange(codes.shape[1], device=codes.device)[:, None]
+        return F.pad(self.books[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
+
     def embed(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t d"]:
         return self.enter(self.known(codes) / self.scale[0])
 
     def forward(
-        self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"]
+        self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"], copied: Float[Tensor, "b t c"] | None = None
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"]]:
-        """Logits, and the residual that they were made from: the model's guess at latent minus layers below."""
+        """Logits, and the residual that they were made from: the model's guess at latent minus layers below.
+
+        `copied`, in standard units, is added to what the states say.
+        """
         with torch.autocast(x.device.type, enabled=False):  # distances need more than bf16's three digits
             x = x.float()
             residual = torch.bmm(x, self.residual[layer])  # (b, t, c), standard units
+            residual = residual if copied is None else residual + copied
             weighted, half_norm = self.geometry(layer)
             confidence = self.confidence(x).gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
             return (residual @ weighted.transpose(1, 2) - half_norm) * confidence, residual * self.scale[layer][:, None]

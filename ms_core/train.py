@@ -70,9 +70,7 @@ def train(task: Task, folder: Path, minutes: float | None = None, resume: bool =
     CheckpointError when the state to resume from is missing or belongs to another configuration.
     """
     config = task.config
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available()
-    )
+    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
     run = Run(task, accelerator, Path(folder))
     step = run.resume() if resume else run.start()
     if step >= config.steps:

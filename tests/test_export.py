@@ -186,7 +186,7 @@ def test_export_keeps_off_other_folders(tts, folders, tmp_path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"diary.txt", "new"}
 
 
-@pytest.mark.parametrize("switch", ["prompt_durations", "cross_attention", "prefix", "codebook_prior"])
+@pytest.mark.parametrize("switch", ["prompt_durations", "cross_attention", "prefix", "codebook_prior", "prompt_copy"])
 def test_graphs_of_every_ablation_agree_with_the_model(codec, switch: str) -> None:
     """In PyTorch, without the exporter: the modules take what the config has, and give the model's own numbers."""
     model = new_model(codec, **{switch: False})

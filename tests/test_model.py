@@ -107,7 +107,9 @@ def test_the_latent_loss_falls_on_masked_frames_alone(model) -> None:
     assert torch.allclose(full - lower, books[1][batch.codes[:, 1]] + books[2][batch.codes[:, 2]], atol=1e-5)
 
 
-@pytest.mark.parametrize("switches", [{}, {"prefix": False}, {"cross_attention": False}, {"codebook_prior": False}])
+@pytest.mark.parametrize(
+    "switches", [{}, {"prefix": False}, {"cross_attention": False}, {"codebook_prior": False}, {"prompt_copy": False}]
+)
 def test_padding_and_batch_mates_change_nothing(codec, switches: dict[str, bool]) -> None:
     model = new_model(codec, **switches)
     together, durations = logits(model, batch_of(*PAIRS))
@@ -186,12 +188,16 @@ def test_the_switches_work(codec) -> None:
     assert no_durations.extractor is None
     assert reach(no_durations) == (True, False)
     no_prior = new_model(codec, codebook_prior=False)
-    assert no_prior.smd.prior is None
+    assert no_prior.smd.prior is None and no_prior.smd.copy is None
     assert losses(no_prior, batch_of(*PAIRS), latent_weight=1.0)["latent"] == 0
     neither = new_model(codec, prefix=False, cross_attention=False)
     with torch.no_grad():
         neither.prompt.mean.weight.zero_()
-    assert reach(neither)[0] is False  # there is no fourth way in
+    assert reach(neither)[0] is True  # through the copy
+    none = new_model(codec, prefix=False, cross_attention=False, prompt_copy=False)
+    with torch.no_grad():
+        none.prompt.mean.weight.zero_()
+    assert reach(none)[0] is False  # there is no fifth way in
 
 
 def test_every_parameter_learns(codec) -> None:

@@ -35,14 +35,17 @@ def decoder() -> SpeechMaskDecoder:
 
 
 def prompt_of(decoder: SpeechMaskDecoder, *lengths: int, seed: int = 5) -> PromptStates:
-    """Prompt states of the given lengths, with a prefix for every layer of the decoder."""
+    """Prompt states of the given lengths, with a prefix for every layer of the decoder and codes to copy from."""
     longest = max(lengths)
     states = torch.cat(
         [torch.cat([noise(1, s, DIM, seed=s), torch.full((1, longest - s, DIM), 9.0)], 1) for s in lengths]
     )
     mask = lengths_to_mask(torch.tensor(lengths), longest)
     prefix = tuple(block.attention.prompt_cache(states, torch.tensor(lengths)) for block in decoder.blocks)
-    return PromptStates(mask, torch.zeros(len(lengths), DIM), None, prefix)
+    codes = torch.cat([(noise(1, N, 64, seed=s)[..., :longest].abs() * BINS / 4).long() for s in lengths])
+    codes = codes.clamp_max(BINS - 1)
+    copy = decoder.copy.keys(states), decoder.prior.partial_sums(codes)
+    return PromptStates(mask, torch.zeros(len(lengths), DIM), None, prefix, copy)
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------
