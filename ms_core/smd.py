@@ -90,9 +90,9 @@ class SpeechMaskDecoder(nn.Module):
 class PromptCopy(nn.Module):
     """Attention to the prompt's frames whose values are their code vectors, as they are.
 
-    Heads find frames by content (phone and context), and by how near the layers below are in the prompt's frame to those
-    of the frame in question. What the higher layers add in the found frames enters the predicted residual with learned
-    weights. Our choice.
+    Heads find frames by content (phone and context), and by how near the layers below are in the prompt's frame to
+    those of the frame in question. What the higher layers add in the found frames enters the predicted residual with
+    learned weights. Our choice.
 
     Args:
         scale: standard deviation of what layers j.. add to the latent (n, c), as in `CodebookPrior`.
