@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import PromptStates
-from ms_core.smd import GAIN, CodebookPrior, SpeechMaskDecoder, apply_mask, draw_masks, fill_grid, gumbel, still_masked
+from ms_core.smd import (
+    GAIN,
+    CodebookPrior,
+    PromptCopy,
+    SpeechMaskDecoder,
+    apply_mask,
+    draw_masks,
+    fill_grid,
+    gumbel,
+    still_masked,
+)
 
 N, BINS, DIM = 3, 32, MODEL.dim
 MASK = BINS
@@ -252,3 +262,57 @@ def test_gumbel_noise_is_each_example_s_own() -> None:
     many = gumbel((1, 20_000), (20_000,), generators(2), torch.device("cpu"))
     assert float(many.mean()) == pytest.approx(0.5772, abs=0.04)  # Euler's constant
     assert float(many.var()) == pytest.approx(math.pi**2 / 6, abs=0.1)
+
+
+# -- copying from the prompt ------------------------------------------------------------------------------------------
+
+
+def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
+    """With content switched off and nearness made sharp, the found frame is the one with the same lower layers."""
+    copy, prior = PromptCopy(DIM, 2, decoder.prior.scale), decoder.prior
+    with torch.no_grad():
+        copy.query.weight.zero_()
+        copy.query.bias.zero_()
+        copy.log_sharpness.fill_(math.log(1e4) / GAIN)
+        copy.gate[:, :, 0] = 1 / 2  # two heads that find the same
+        copy.gate[:, :, 1] = 0.0
+    codes = torch.arange(N * 10).reshape(1, N, 10) % BINS  # no two frames share a layer's code
+    sums = prior.partial_sums(codes)
+    keys = copy.keys(noise(1, 10, DIM))
+    order = torch.tensor([3, 9, 0, 5])
+    for layer in range(1, N):
+        known = sums[:, layer, order]
+        x, copied = copy(
+            noise(1, 4, DIM), known, torch.tensor([layer]), keys, sums, torch.ones(1, 10, dtype=torch.bool)
+        )
+        above = (sums[:, -1] - sums[:, layer])[:, order] / prior.scale[layer]
+        assert torch.allclose(copied, above, atol=1e-4)
+        assert torch.equal(x, noise(1, 4, DIM))  # the way into the states starts closed
+    with torch.no_grad():
+        copy.gate[:, :, 0] = 0.0
+        copy.gate[:, :, 1] = 1 / 2
+    wrong = (
+        known + 0.01 * prior.scale[0]
+    )  # the same frames are found, and what is lacking to reach them is more than above
+    _, copied = copy(noise(1, 4, DIM), wrong, torch.tensor([N - 1]), keys, sums, None)
+    assert torch.allclose(copied * prior.scale[N - 1] + wrong, sums[:, -1, order], atol=1e-4)
+
+
+def test_padding_of_the_prompt_is_never_copied(decoder) -> None:
+    prompt = prompt_of(decoder, 4, 9)
+    arguments = noise(2, 5, DIM), noise(2, 5, 8), torch.tensor([1, 2])
+    _, copied = decoder.copy(*arguments, *prompt.copy, prompt.mask)
+    keys, latents = (x.clone() for x in prompt.copy)
+    keys[0, :, 4:], latents[0, :, 4:] = 50.0, 50.0
+    _, again = decoder.copy(*arguments, keys, latents, prompt.mask)
+    assert torch.equal(copied, again)
+
+
+def test_partial_sums_are_the_code_vectors_layer_by_layer(decoder) -> None:
+    codes = torch.randint(BINS, (2, N, 6), generator=torch.Generator().manual_seed(0))
+    sums = decoder.prior.partial_sums(codes)
+    assert sums.shape == (2, N + 1, 6, 8) and not sums[:, 0].any()
+    for layer in range(N):
+        added = sums[:, layer + 1] - sums[:, layer]
+        assert torch.allclose(added, decoder.prior.books[layer, codes[:, layer]], atol=1e-5)
+    assert torch.allclose(sums[:, -1], decoder.prior.known(codes), atol=1e-5)
