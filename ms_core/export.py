@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import save_file
@@ -26,12 +27,12 @@ from safetensors.numpy import save_file
 from ms_core.codec import MEL_FLOOR, MiniCodec
 from ms_core.graphs import Graph, graphs
 from ms_core.mobile.manifest import FORMAT, NAME, CodecConstants, Decoding, digest
-from ms_core.mobile.runtime import CONSTANTS
+from ms_core.mobile.runtime import CONSTANTS, VECTORS
 from ms_core.synthesize import CHUNK_PHONES, MobileSpeech
 from ms_core.text import PHONES
 
 OPSET = 20  # the first with Gelu
-TABLES = {"embed.embedding": "embedding.bin", "code_vectors.vectors": "vectors.bin"}  # files that graphs share
+TABLES = {"embed.embedding": "embedding.bin", "code_vectors.vectors": VECTORS}  # files that graphs share
 LICENCE = "Apache-2.0"  # of this project's own weights
 SMALLEST_QUANTISED = 1 << 15  # weights; a smaller product gains little from 8 bits
 
@@ -83,9 +84,10 @@ def _quiet() -> Iterator[None]:
 def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Weights of matrix products in 8 bits, a scale for each output channel; activations are quantised as they come.
 
-    Kept in fp32: convolutions, norms, attention, and products of fewer than `SMALLEST_QUANTISED` weights (durations,
-    confidence). Tables from which rows or layers are gathered, so the code embedding and the heads, are stored in fp16,
-    in which a checkpoint has them, and used in fp32: the choice between 1024 tokens does not suffer 8 bits well.
+    Computed in fp32: convolutions, norms, attention, and products of fewer than `SMALLEST_QUANTISED` weights
+    (durations, confidence). Their large weights, and tables from which rows or layers are gathered (code embedding,
+    code vectors, heads), are stored in fp16, in which a checkpoint has most of them: the choice between 1024 tokens
+    does not suffer 8 bits well.
     """
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in proto.graph.initializer}
     products = [node for node in proto.graph.node if node.op_type in ("MatMul", "Gemm")]
@@ -107,23 +109,28 @@ def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
         finally:
             logging.getLogger().setLevel(level)
         quantised = onnx.load(target)
-    _half_tables(quantised.graph)
+    _half(quantised.graph)
     return quantised
 
 
-def _half_tables(graph: onnx.GraphProto) -> None:
-    """Store large tensors that only Gather reads in fp16; what is gathered is cast to fp32."""
+def _half(graph: onnx.GraphProto) -> None:
+    """Store large fp32 tensors in fp16; they are cast to fp32 when a graph is loaded, tables when they are gathered."""
     for tensor in graph.initializer:
-        users = [n for n in graph.node if tensor.name in n.input]
-        large = tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_QUANTISED
-        if not large or not users or any(n.op_type != "Gather" or n.input[0] != tensor.name for n in users):
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_QUANTISED:
             continue
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-        for node in users:
-            name = node.output[0]
-            node.output[0] = f"{name}_fp16"
-            cast = helper.make_node("Cast", [node.output[0]], [name], f"{node.name}_cast", to=TensorProto.FLOAT)
-            graph.node.insert(list(graph.node).index(node) + 1, cast)
+        users = [n for n in graph.node if tensor.name in n.input]
+        if all(n.op_type == "Gather" and n.input[0] == tensor.name for n in users):
+            for node in users:
+                name = node.output[0]
+                node.output[0] = f"{name}_fp16"
+                cast = helper.make_node("Cast", [node.output[0]], [name], f"{node.name}_cast", to=TensorProto.FLOAT)
+                graph.node.insert(list(graph.node).index(node) + 1, cast)
+        else:
+            name = f"{tensor.name}_fp32"
+            for node in users:
+                node.input[:] = [name if i == tensor.name else i for i in node.input]
+            graph.node.insert(0, helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=TensorProto.FLOAT))
 
 
 def _share_tables(proto: onnx.ModelProto, folder: Path) -> None:
@@ -177,13 +184,15 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        codec = tts.codec
+        vectors = F.pad(codec.books.detach().float(), (0, 0, 0, 1))  # MASK has the last one of each layer, zero
+        (temporary / VECTORS).write_bytes(vectors.numpy().astype(np.float16 if int8 else np.float32).tobytes())
         for name, proto in converted.items():
             copy = onnx.ModelProto()
             copy.CopyFrom(to_int8(proto) if int8 else proto)
             _share_tables(copy, temporary)
             (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
-        codec = tts.codec
-        tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components", "books")}
+        tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components")}
         save_file({k: v.detach().float().contiguous().numpy() for k, v in tensors.items()}, temporary / CONSTANTS)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": digest(p)} for p in sorted(temporary.iterdir())}
         manifest = {

@@ -18,6 +18,7 @@ from ms_core.text import BOUNDARIES, PHONES, chunks, phone_ids, phonemise
 SpeakerStates = dict[str, np.ndarray]
 """Outputs of the prompt's graph by name: all that the other graphs need of a voice."""
 CONSTANTS = "codec.safetensors"
+VECTORS = "vectors.bin"  # the codec's code vectors, float32 (float16 in an int8 export)
 RESIDENT = ("text", "condition", "smd", "codec")  # graphs that stay loaded; the prompt's runs once for a voice
 
 
@@ -40,10 +41,15 @@ class MobileRuntime:
         if self.manifest.phones != PHONES:
             raise MobileError(f"{folder}: its phone table is not this version's: export the model again")
         self.sample_rate = self.manifest.codec.sample_rate
+        codec = self.manifest.codec
         try:
-            self.codec = MobileCodec(self.manifest.codec, load_file(self.folder / CONSTANTS))
-        except (SafetensorError, KeyError) as error:
-            raise MobileError(f"{self.folder / CONSTANTS}: not the codec's constants ({error})") from None
+            vectors = np.fromfile(
+                self.folder / VECTORS, np.float16 if self.manifest.precision == "int8" else np.float32
+            )
+            books = vectors.reshape(codec.n_q, codec.bins + 1, -1)[:, :-1].astype(np.float32)
+            self.codec = MobileCodec(codec, {**load_file(self.folder / CONSTANTS), "books": books})
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise MobileError(f"{self.folder}: {CONSTANTS} and {VECTORS} are not the codec's ({error})") from None
         self._sessions = {name: self._load(name) for name in RESIDENT}
 
     def _load(self, name: str) -> onnxruntime.InferenceSession:
