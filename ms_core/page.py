@@ -1,7 +1,7 @@
 """Pages to hear the results by: a sound page like the authors' demo page, and a blind listening test.
 
 Both are made of the folder that `ms-core evaluate --keep-audio` wrote, so that what is heard is what was measured, and
-both are one file that loads nothing: sounds (FLAC, without loss), spectrograms, style and script are inside. The
+both are one file that loads nothing: sounds (16-bit WAV), spectrograms, style and script are inside. The
 authors' published clips are put in only when asked for; their licence is unclear.
 """
 
@@ -163,10 +163,14 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
     return Study(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
 
 
-def flac(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Samples (L,) in [-1, 1] as a 16-bit FLAC file."""
+def encoded(wav: np.ndarray, sample_rate: int) -> bytes:
+    """Samples (L,) in [-1, 1] as a 16-bit WAV file.
+
+    FLAC would be half as large, but libsndfile writes it without a seek table, and Chromium then cannot jump, nor play
+    again, in clips of a second or two.
+    """
     file = io.BytesIO()
-    soundfile.write(file, np.clip(wav, -1, 1), sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, np.clip(wav, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
@@ -222,7 +226,7 @@ def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
         f'<img alt="Spectrogram: {name}" src="data:image/png;base64,{_base64(picture(wav, rate, span))}">'
         '<span class="head"></span></div>'
         f'<audio controls preload="metadata" aria-label="{name}, {about}" '
-        f'src="data:audio/flac;base64,{_base64(flac(wav, rate))}"></audio>{note}</figure>'
+        f'src="data:audio/wav;base64,{_base64(encoded(wav, rate))}"></audio>{note}</figure>'
     )
 
 
@@ -243,15 +247,15 @@ def _article(number: int, one: Utterance) -> str:
 
 
 def _origin(study: Study) -> str:
-    """A table of what made our systems."""
-    rows = []
-    for system, made in study.ours.items():
-        cells = [label(system), made.checkpoint_sha256, made.codec_sha256, made.seed, made.git_commit, made.date]
-        name, *rest = (html.escape("–" if cell is None else str(cell)) for cell in cells)
-        rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td><code>{cell}</code></td>" for cell in rest)}</tr>')
-    names = ("system", "checkpoint, sha256", "codec, sha256", "seed", "commit", "date")
-    header = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return f'<div class="wide" tabindex="0"><table><tr>{header}</tr>{"".join(rows)}</table></div>'
+    """A table of what made our systems, a column each."""
+    names = {"checkpoint_sha256": "checkpoint, sha256", "codec_sha256": "codec, sha256", "seed": "seed"}
+    names |= {"config_hash": "decoding, digest", "git_commit": "commit", "date": "date"}
+    rows = ["<td></td>" + "".join(f'<th scope="col">{html.escape(label(system))}</th>' for system in study.ours)]
+    for field, name in names.items():
+        values = ["–" if (value := getattr(made, field)) is None else value for made in study.ours.values()]
+        cells = "".join(f"<td><code>{html.escape(str(value))}</code></td>" for value in values)
+        rows.append(f'<th scope="row">{name}</th>{cells}')
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def sound_page(study: Study) -> str:
@@ -288,7 +292,7 @@ def listening_page(study: Study, seed: int = 0) -> tuple[str, Key]:
 
     def sound(name: str, file: Path) -> str:
         key = _ids([name], seed)[name]
-        sounds[key] = _base64(flac(*read_audio(file)))
+        sounds[key] = _base64(encoded(*read_audio(file)))
         return key
 
     for one in study.utterances:

@@ -61,7 +61,7 @@
   const rated = (id) => test.scales.every((scale) => marks(id)[scale.key]);
   const heard = (id) => players.every((player) => (state.heard[id] ?? []).includes(player.id));
   const complete = () => state.order.every(rated);
-  const source = (sound) => "data:audio/flac;base64," + test.sounds[sound];
+  const source = (sound) => "data:audio/wav;base64," + test.sounds[sound];
 
   function showOnly(id) {
     for (const section of ["welcome", "trial", "done"]) byId(section).hidden = section !== id;
