@@ -254,14 +254,14 @@ def tables(preset: str, folder: Path | None = None) -> dict[str, str]:
 def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
     """Write `main.md` and `main.csv` beside the records; returns their paths.
 
-    Where there are files of a listening test, their records (`listening.json`) are made first.
+    Where there are files of a listening test, their records are made first, and `listening.json` is the last path.
     """
     folder = Path(folder or paths.results(preset))
-    written = [path for path in [listening.write(folder)] if path]
+    heard, written = listening.write(folder), []
     for name, text in tables(preset, folder).items():
         write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text))
         written.append(folder / name)
-    return written
+    return [*written, heard] if heard else written
 
 
 def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
