@@ -113,14 +113,14 @@ def parse_steps(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def check_out(path: Path, suffix: str) -> None:
+def check_out(path: Path, suffix: str, option: str = "--out") -> None:
     """Raises UsageError, before any work is done, for an output file that cannot be written."""
     if path.suffix.lower() != suffix:
-        raise UsageError(f"--out {path}: give a name that ends in {suffix}")
+        raise UsageError(f"{option} {path}: give a name that ends in {suffix}")
     if path.is_dir():
-        raise UsageError(f"--out {path} is a folder: give a file's name")
+        raise UsageError(f"{option} {path} is a folder: give a file's name")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: there is no folder {path.parent}")
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
 
 
 def load_config(name: str, changes: list[str] | None = None):
@@ -362,8 +362,35 @@ def export(
 def report(
     preset: Annotated[str, typer.Option(help="Whose results.")] = "mini",
     check: Annotated[bool, typer.Option("--check", help="Only check the tables that are there.")] = False,
+    sounds: Annotated[Path | None, typer.Option("--html", help="Write a page of sounds to this file instead.")] = None,
+    test: Annotated[
+        Path | None, typer.Option("--listening-test", help="Write a blind test to this file, and its key beside it.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="What `evaluate --keep-audio` wrote, for the pages.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the pages.")] = "test-clean-24spk",
+    limit: Annotated[int, typer.Option(min=1, help="Utterances of the pages.")] = 12,
+    authors_clips: Annotated[
+        bool, typer.Option("--authors-clips", help="Put the authors' clips in, of unclear licence (paper-demo).")
+    ] = False,
 ) -> None:
-    """Write the tables of results/<preset> out of its records, or check that they still say what the records say."""
+    """Write the tables of results/<preset> out of its records, or check them; or write pages to hear and rate."""
+    if sounds or test:
+        if audio is None or check:
+            raise UsageError("--html and --listening-test need --audio, and go without --check")
+        for option, path in (("--html", sounds), ("--listening-test", test)):
+            if path:
+                check_out(path, ".html", option)
+        if sounds and test and sounds.resolve() == test.resolve():
+            raise UsageError(f"--html and --listening-test are both {sounds}: give two names")
+        from ms_core import page
+
+        study = page.read_study(audio, split, limit, authors_clips)
+        written = [page.write_sound_page(sounds, study)] if sounds else []
+        for path in written + (page.write_listening_test(test, study) if test else []):
+            typer.echo(f"{path}: {len(study.utterances)} utterances, {path.stat().st_size / 1e6:.1f} MB")
+        return
+    if audio or authors_clips:
+        raise UsageError("--audio and --authors-clips are for --html or --listening-test: give one of them")
     name = load_config(preset).name
     from ms_core import report as tables
 

@@ -41,6 +41,7 @@ __all__ = [
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
 GROUND_TRUTH, GROUND_TRUTH_CODEC = "ground-truth", "ground-truth-codec"
+PROMPT = "prompt"  # the folder of prompts among the kept audio
 
 
 def through_codec(codec, wav: np.ndarray, device: str = "cpu") -> np.ndarray:
@@ -84,7 +85,7 @@ def _speak(
         codec_scores = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
         rows[-1] |= {m: round(codec_scores[m], 6) for m in aligned}
     for row in rows:
-        row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds}
+        row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds, "prompt_text": prompt.text}
     return rows, wavs
 
 
@@ -139,9 +140,10 @@ def evaluate(
     tts: an object with `sample_rate`, `codec`, `voice(wav, text)` and `synthesize(text, voice, seed)`, as MobileSpeech
     has; system: the name that the records carry; trials: see `Trials.of_split`; provenance: what made the system, its
     `seed` being that of the synthesis (0 where None). baselines: also score the recordings and the codec. keep_audio:
-    write `<out>/audio/<system>/<utt>.wav`. asr: see `evaluators.WhisperASR`. A run that was cut off goes on from its
-    JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the split
-    cannot give pairs, EvaluatorError for a missing judge.
+    write `<out>/audio/<system>/<utt>.wav`, the recordings and the prompts (`audio/prompt/`) as well. asr: see
+    `evaluators.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises
+    ValueError for an unknown metric, ProtocolError where the split cannot give pairs, EvaluatorError for a missing
+    judge.
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
@@ -159,10 +161,12 @@ def evaluate(
             continue
         rows, wavs = _speak(tts, trials, item, system, seed, metrics, baselines, asr)
         if keep_audio:
+            rate = tts.sample_rate
+            wavs |= {PROMPT: trials.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
             for name, wav in wavs.items():
                 folder = out / "audio" / name.replace("/", "_")
                 folder.mkdir(parents=True, exist_ok=True)
-                write_wav(folder / f"{item.utt}.wav", wav, tts.sample_rate)
+                write_wav(folder / f"{item.utt}.wav", wav, rate)
         log.add(rows)
     names = {item.utt for item in trials.targets}
     rows = [row for row in log.rows if row["utt"] in names]
@@ -209,14 +213,27 @@ def _check_balance(by_system: dict[str, list[dict]]) -> None:
         raise ValueError(f"systems must have the same utterances, each once; their rows: {counts}")
 
 
+def provenance_of(system: str, provenance: Provenance) -> Provenance:
+    """What of a run's provenance holds for one of its systems.
+
+    What is not a synthesiser of ours carries no seed, config or checkpoint; only recordings through our codec carry
+    the codec's hash.
+    """
+    if system not in (GROUND_TRUTH, GROUND_TRUTH_CODEC) and not system.startswith("authors/"):
+        return provenance
+    bare = {"seed": None, "config_hash": None, "checkpoint_sha256": None}
+    if system != GROUND_TRUTH_CODEC:
+        bare["codec_sha256"] = None
+    return provenance.model_copy(update=bare)
+
+
 def aggregate(
     rows: Sequence[dict], provenance: Provenance, split: str, protocol: str, asr: str = "base"
 ) -> list[Record]:
     """Records of scored utterances: each metric of each system, and its paired difference with the codec's ceiling.
 
-    rows: lines of the JSONL, each system having each utterance once. What is not a synthesiser of ours carries no seed,
-    config or checkpoint; the recordings through our codec carry the codec's hash. Raises ValueError for systems with
-    unequal sets of utterances.
+    rows: lines of the JSONL, each system having each utterance once. Raises ValueError for systems with unequal sets
+    of utterances.
     """
     by_system: dict[str, list[dict]] = {}
     for row in sorted(rows, key=lambda row: row["utt"]):
@@ -225,12 +242,8 @@ def aggregate(
     ceiling = next((system for system in by_system if system.endswith(GROUND_TRUTH_CODEC)), None)
 
     def record(system: str, metric: str, found: Interval, about: str, pair: str | None = None) -> Record:
-        foreign = system in (GROUND_TRUTH, GROUND_TRUTH_CODEC) or system.startswith("authors/")
-        bare = {"seed": None, "config_hash": None, "checkpoint_sha256": None} if foreign else {}
-        if foreign and system != GROUND_TRUTH_CODEC:
-            bare["codec_sha256"] = None
         return Record(
-            **{**provenance.model_dump(), **bare},
+            **provenance_of(system, provenance).model_dump(),
             metric=metric,
             value=found.value,
             ci_low=found.low,

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from ms_core import paths
 from ms_core.checkpoint import write_atomic
 from ms_core.config import load_preset
+from ms_core.listening import SCALES
 from ms_core.records import Record, read_records
 from ms_core.report import QUALITY, RTF_SPLIT, RTF_THREADS, bench_seconds, system_order
 
@@ -269,7 +270,11 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
     results, folder = Path(results or paths.results(preset)), Path(folder or paths.figures(preset))
     records = read_records(results)
     drawn: dict[str, Figure] = {}
-    for split in sorted({r.split for r in records if r.metric in QUALITY and not r.split.startswith("bench-")}):
+    opinions = tuple(scale.key for scale in SCALES)
+    for split in sorted({r.split for r in records if r.metric in opinions}):
+        drawn[f"listening-{split}"] = metric_dots(records, split, opinions)
+    judged = set(QUALITY) - set(opinions)
+    for split in sorted({r.split for r in records if r.metric in judged and not r.split.startswith("bench-")}):
         drawn[f"metrics-{split}"] = metric_dots(records, split)
         with_wer = {s for s, m in _quality(records, split) if m == "wer"}
         if len(with_wer & set(_by_steps(records, preset))) > 1:

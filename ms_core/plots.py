@@ -66,14 +66,21 @@ def waveform(axis: Axes, wav: Float[np.ndarray, " l"], sample_rate: int) -> None
     axis.grid(False)
 
 
-def spectrogram(axis: Axes, wav: Float[np.ndarray, " l"], sample_rate: int, peak: float | None = None) -> float:
-    """Log magnitude in dB below `peak`, the loudest point where None; returns the peak, to draw others on its scale."""
+def levels(
+    wav: Float[np.ndarray, " l"], sample_rate: int, peak: float | None = None
+) -> tuple[Float[np.ndarray, "f k"], float]:
+    """Log magnitude in dB below `peak`, the loudest point where None: (bins, frames of `HOP` seconds), and the peak."""
     hop, n_fft = round(HOP * sample_rate), round(WINDOW * sample_rate)
     padded = np.pad(wav, (0, -len(wav) % hop))
     magnitude = stft(torch.from_numpy(padded.astype(np.float32))[None], n_fft, hop)[0].abs().numpy()  # (f, k)
     peak = peak or float(magnitude.max()) or 1.0
-    level = 20 * np.log10(np.maximum(magnitude / peak, 1e-9))
-    extent = (0, len(padded) / sample_rate, 0, sample_rate / 2000)
+    return 20 * np.log10(np.maximum(magnitude / peak, 1e-9)), peak
+
+
+def spectrogram(axis: Axes, wav: Float[np.ndarray, " l"], sample_rate: int, peak: float | None = None) -> float:
+    """Log magnitude in dB below `peak`, the loudest point where None; returns the peak, to draw others on its scale."""
+    level, peak = levels(wav, sample_rate, peak)
+    extent = (0, level.shape[1] * round(HOP * sample_rate) / sample_rate, 0, sample_rate / 2000)
     axis.imshow(level, origin="lower", aspect="auto", extent=extent, cmap=SHADES, vmin=-RANGE, vmax=0)
     axis.set_ylabel("kHz")
     axis.grid(False)

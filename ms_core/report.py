@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ms_core import paths
+from ms_core import listening, paths
 from ms_core.checkpoint import sha256, write_atomic
-from ms_core.records import Record, read_sourced
+from ms_core.records import Record, read_file, read_sourced
 
 DASH = "–"
 RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
@@ -28,6 +28,9 @@ QUALITY = {  # metric -> (heading, decimals)
     "pesq": ("PESQ ↑", 2),
     "stoi": ("STOI ↑", 3),
     "rtf_total": ("RTF ↓", 3),
+    "mos_q": ("MOS-Q ↑", 2),
+    "mos_p": ("MOS-P ↑", 2),
+    "mos_s": ("MOS-S ↑", 2),
 }
 CONTROLS = {
     "wer_shuffled": ("WER against other texts", 3),
@@ -249,13 +252,16 @@ def tables(preset: str, folder: Path | None = None) -> dict[str, str]:
 
 
 def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
-    """Write `main.md` and `main.csv` beside the records; returns their paths."""
+    """Write `main.md` and `main.csv` beside the records; returns their paths.
+
+    Where there are files of a listening test, their records are made first, and `listening.json` is the last path.
+    """
     folder = Path(folder or paths.results(preset))
-    written = []
+    heard, written = listening.write(folder), []
     for name, text in tables(preset, folder).items():
         write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text))
         written.append(folder / name)
-    return written
+    return [*written, heard] if heard else written
 
 
 def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
@@ -266,6 +272,9 @@ def check(preset: str, folder: Path | None = None, shipped: Path | None = None) 
     """
     folder, shipped = Path(folder or paths.results(preset)), Path(shipped or paths.shipped(preset))
     problems = []
+    heard = folder / listening.FILE
+    if listening.records(folder / listening.FOLDER) != (read_file(heard) if heard.is_file() else []):
+        problems.append(f"{heard} is not what the files in {folder / listening.FOLDER} give: write the tables anew")
     for name, text in tables(preset, folder).items():
         path = folder / name
         if not path.is_file() or path.read_text() != text:

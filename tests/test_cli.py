@@ -93,7 +93,7 @@ def test_help_is_quick_and_names_every_command():
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split"),
-        ("report", "--preset --check"),
+        ("report", "--preset --check --html --listening-test --audio --split --limit --authors-clips"),
     ],
 )
 def test_the_documented_options_exist(command, options):

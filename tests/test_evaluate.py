@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from ms_core import bench as ms_bench
-from ms_core import evaluate, evaluators, paths, protocol, scoring
+from ms_core import evaluate, evaluators, page, paths, protocol, scoring
 from ms_core.config import DataConfig
 from ms_core.records import Provenance, read_records
 
@@ -127,6 +127,12 @@ def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_p
     records = evaluate.evaluate(tts, "mobilespeech-mini", trials(), out, PROVENANCE, keep_audio=True)
     assert len(tts.spoken) == 6 and tts.prompts[0] == (round(2.82 * RATE), "the old cat sat down on")
     assert len(list((out / "audio" / "mobilespeech-mini").glob("*.wav"))) == 6
+    prompt, _ = soundfile.read(out / "audio" / "prompt" / "1-0-0000.wav")
+    assert len(prompt) == tts.prompts[0][0]
+    study = page.read_study(out, "dev", limit=None)  # what was kept is what pages are made of
+    assert [one.utt for one in study.utterances] == [item.utt for item in trials().targets]
+    assert list(study.systems) == ["ground-truth", "ground-truth-codec", "mobilespeech-mini"]
+    assert study.utterances[0].prompt_text == tts.prompts[0][1]
     lines = (out / "dev.mobilespeech-mini.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 6 * 3
     found = {(r.system, r.metric, r.pair_with): r for r in records}
