@@ -99,7 +99,7 @@ class Study:
         """The utterances that are spoken, by name."""
         return {item.utt: item for item in self.trials.targets[: self.limit]}
 
-    def keys(self) -> list[str]:
+    def utterances(self) -> list[str]:
         """Names of what is spoken; each is a row for every condition."""
         return list(self.targets)
 
@@ -136,7 +136,7 @@ class HardTexts(Study):
     def split(self) -> str:
         return self.name  # the texts are the package's, whatever split the voices are of
 
-    def keys(self) -> list[str]:
+    def utterances(self) -> list[str]:
         return [f"{name}.{speaker}" for name in self.texts for speaker in self.speakers]
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
@@ -235,7 +235,7 @@ class PromptLengths(Study):
             raise ProtocolError(f"split {self.trials.split!r}: no speaker has recordings for prompts of {lengths} s")
         return found
 
-    def keys(self) -> list[str]:
+    def utterances(self) -> list[str]:
         return list(self.prompts)
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
@@ -349,7 +349,7 @@ def evaluate_study(
     if unknown := [m for m in metrics if m not in SPOKEN]:
         raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
     stem = Path(out) / re.sub("/", "_", f"{study.split}.{system}")
-    keys = study.keys()
+    keys = study.utterances()
     run = run_header(tts, system, study.describe(), provenance, metrics, asr)
     run |= {"conditions": list(study.conditions), "keep_audio": keep_audio}
     log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(study.conditions))
