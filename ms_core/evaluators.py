@@ -148,7 +148,12 @@ def spoken(text: str) -> str:
 
 
 def _readings(token: str) -> list[str]:
-    """Ways to read the figures of a transcript's token: as it stands, by groups, as 7 45 or 19 84, digit by digit."""
+    """Ways to read a transcript's figure: as it stands, by groups, as 7 45 or 19 84, digit by digit.
+
+    What has letters or signs of its own ("21st", "$15", "B2") is read as it stands.
+    """
+    if not re.fullmatch(r"[\d.,:/-]*\d[\d.,:/-]*[!?;]*", token):
+        return [token]
     groups = re.findall(r"\d+", token)
     ways = [[token], groups, [" ".join((g[:-2], g[-2:])) if len(g) > 2 else g for g in groups], [*"".join(groups)]]
     return list(dict.fromkeys(" ".join(way) for way in ways))
@@ -163,10 +168,10 @@ def _heard(wanted: str, hypothesis: str) -> str:
 
     tokens = hypothesis.split()
     for index, token in enumerate(tokens):
-        if re.search(r"\d", token):
-            said = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in _readings(token)]
-            edits = [jiwer.wer(wanted, spoken(text)) for text in said]
-            tokens[index] = _readings(token)[int(np.argmin(edits))]
+        ways = _readings(token)
+        if len(ways) > 1:
+            said = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
+            tokens[index] = ways[int(np.argmin([jiwer.wer(wanted, spoken(text)) for text in said]))]
     return spoken(" ".join(tokens))
 
 

@@ -140,7 +140,7 @@ class Results:
         return sorted(split for split in found if not split.startswith("bench-") and not STUDY.fullmatch(split))
 
     def studies(self, study: str) -> list[str]:
-        """Splits of a study of robustness: the whole before its parts, in the order of their records' files."""
+        """Splits of a study of robustness by name, so that the whole stands before its parts."""
         found = dict.fromkeys(c.record.split for c in self.cells.values())
         return sorted(s for s in found if (match := STUDY.fullmatch(s)) and match["study"] == study)
 

@@ -162,6 +162,8 @@ def test_hard_texts_are_what_they_promise():
         ("It costs $15.", "It cost 15 dollars", (1, 0, 0)),
         ("About 50% of 80.", "About 50 percent of eighty people", (0, 0, 1)),
         ("Room 12.", "", (0, 2, 0)),
+        ("Room 12.", "Room B12.", (0, 0, 1)),
+        ("Room 21.", "Room 21st.", (1, 0, 0)),
         ("Room 12.", "Привет", (1, 1, 0)),
     ],
 )
