@@ -54,6 +54,15 @@ class Corpus(StrEnum):
     libritts = "libritts"
 
 
+class Conditions(StrEnum):
+    """Under which conditions `evaluate` lets a model speak; all but the first are studies of `robustness`."""
+
+    plain = "plain"
+    hard_texts = "hard-texts"
+    noisy_prompts = "noisy-prompts"
+    prompt_lengths = "prompt-lengths"
+
+
 PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper"}
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a folder with codec/ and model/.")]
@@ -257,14 +266,31 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the records and the scores of each utterance.")],
     model: Model = "mini",
     split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
-    limit: Annotated[int | None, typer.Option(min=1, help="So many utterances only.")] = None,
-    metrics: Annotated[str | None, typer.Option(metavar="M,...", help="Default: all.")] = None,
+    conditions: Annotated[
+        Conditions, typer.Option(help="Also: hard texts, noise on the prompts, prompts of 1 to 8 s.")
+    ] = Conditions.plain,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
+    ] = None,
+    voices: Annotated[int | None, typer.Option(min=1, help="Speakers of hard texts. Default: 3.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="M,...", help="Default: all, or wer,cer,sim_campp,distillmos.")
+    ] = None,
     seed: Seed = 0,
     steps: Steps = None,
     keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep what was spoken as WAV.")] = False,
 ) -> None:
-    """Speak a split and let the judges score it beside the recordings."""
+    """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
+    plain = conditions is Conditions.plain
+    if voices is not None and conditions is not Conditions.hard_texts:
+        raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
+    from ms_core.scoring import ALIGNED, SPOKEN
+
+    possible = (*SPOKEN, *ALIGNED) if plain else SPOKEN
+    chosen = metrics.split(",") if metrics else None
+    if unknown := [name for name in chosen or () if name not in possible]:
+        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
     import torch
 
     from ms_core import recipes
@@ -272,7 +298,7 @@ def evaluate(
     from ms_core.evaluate import evaluate as run
     from ms_core.protocol import Trials
     from ms_core.records import Provenance
-    from ms_core.scoring import ALIGNED, SPOKEN
+    from ms_core.robustness import METRICS, STUDIES, evaluate_study
     from ms_core.synthesize import MobileSpeech
 
     tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
@@ -284,14 +310,18 @@ def evaluate(
         tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
         system += f"-steps{passes[0]}"
     source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
-    trials = Trials.of_split(source, split, limit=limit)
     provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), torch.get_num_threads())
-    chosen = metrics.split(",") if metrics else (*SPOKEN, *ALIGNED)
-    if unknown := [name for name in chosen if name not in (*SPOKEN, *ALIGNED)]:
-        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join((*SPOKEN, *ALIGNED))}")
-    for record in run(tts, system, trials, out, provenance, chosen, keep_audio=keep_audio):
+    if plain:
+        trials = Trials.of_split(source, split, limit=limit)
+        records = run(tts, system, trials, out, provenance, chosen or possible, keep_audio=keep_audio)
+    else:
+        options = {} if voices is None else {"voices": voices}
+        study = STUDIES[conditions.value](Trials.of_split(source, split), limit, **options)
+        records = evaluate_study(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
+    for record in records:
         if record.pair_with is None:
-            typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")
+            name = record.system if plain else f"{record.split}\t{record.system}"
+            typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
 
 
 @command("bench")

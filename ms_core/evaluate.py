@@ -40,6 +40,12 @@ __all__ = [
 ]
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
+EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added
+    "wer_sub": "s",
+    "wer_del": "d",
+    "wer_ins": "i",
+    "wer_del_ins": "di",
+}
 GROUND_TRUTH, GROUND_TRUTH_CODEC = "ground-truth", "ground-truth-codec"
 PROMPT = "prompt"  # the folder of prompts among the kept audio
 
@@ -150,10 +156,8 @@ def evaluate(
     out = Path(out)
     stem = f"{trials.split}.{system.replace('/', '_')}"
     seed = provenance.seed or 0
-    run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
-    run |= {"system": system, "protocol": trials.describe(), "seed": seed, "metrics": sorted(metrics)}
-    run |= {"baselines": baselines, "keep_audio": keep_audio, "judges": _judges(metrics, asr)}
-    run["decoding"] = tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None
+    run = run_header(tts, system, trials.describe(), provenance, metrics, asr)
+    run |= {"baselines": baselines, "keep_audio": keep_audio}
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + baselines * (1 if trials.split == DEMO else 2))
     done = {row["utt"] for row in log.rows}
     for item in tqdm(trials.targets, desc=f"{system} on {trials.split}", unit="utt", disable=None):
@@ -175,6 +179,16 @@ def evaluate(
     return records
 
 
+def run_header(
+    tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str], asr: str
+) -> dict[str, object]:
+    """What makes a run of an evaluation, for the first line of its `RowLog`."""
+    run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
+    run |= {"system": system, "protocol": protocol, "seed": provenance.seed or 0, "metrics": sorted(metrics)}
+    run |= {"judges": _judges(metrics, asr)}
+    return {**run, "decoding": tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None}
+
+
 def _judges(metrics: Sequence[str], asr: str) -> dict[str, str]:
     return {name: text for metric in metrics for name, text in versions(metric, asr).items()}
 
@@ -185,11 +199,12 @@ def shuffled_counts(rows: Sequence[dict], seed: int) -> list[dict[str, int]]:
     return [count_errors(rows[(i + shift) % len(rows)]["text"], row["hypothesis"]) for i, row in enumerate(rows)]
 
 
-def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float] | None]:
+def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float] | None]:
     """Numbers of a metric an utterance and, for a rate of the corpus, their weights."""
-    if metric in ("wer", "cer"):
-        edits = [sum(row[f"{metric}_{edit}"] for edit in "sdi") for row in rows]
-        return edits, [row[f"{metric}_n"] for row in rows]
+    if metric in ("wer", "cer", *EDITS):
+        base = metric.partition("_")[0]
+        edits = [sum(row[f"{base}_{edit}"] for edit in EDITS.get(metric, "sdi")) for row in rows]
+        return edits, [row[f"{base}_n"] for row in rows]
     if metric.endswith("_margin"):
         base = metric.removesuffix("_margin")
         return [row[base] - row[f"{base}_other"] for row in rows], None
@@ -198,11 +213,12 @@ def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float
     return [row[metric] for row in rows], None
 
 
-def _metrics_of(row: dict) -> list[str]:
+def metrics_of(row: dict) -> list[str]:
     """The metrics that a row can give."""
-    found = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in (*SPOKEN, *ALIGNED) if m in row]
+    found = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
+    found += [m for m in (*SPOKEN, *ALIGNED) if m in row]
     found += [f"{m}_margin" for m in SIMS if f"{m}_other" in row]
-    return [*found, "duration_ratio", "duration_ratio_share"]
+    return found + ["duration_ratio", "duration_ratio_share"] * ("duration_ratio" in row)
 
 
 def _check_balance(by_system: dict[str, list[dict]]) -> None:
@@ -227,6 +243,34 @@ def provenance_of(system: str, provenance: Provenance) -> Provenance:
     return provenance.model_copy(update=bare)
 
 
+def make_record(
+    provenance: Provenance,
+    system: str,
+    split: str,
+    metric: str,
+    found: Interval,
+    n: int,
+    protocol: str,
+    asr: str = "base",
+    pair: str | None = None,
+) -> Record:
+    """A record of an evaluation."""
+    return Record(
+        **provenance_of(system, provenance).model_dump(),
+        metric=metric,
+        value=found.value,
+        ci_low=found.low,
+        ci_high=found.high,
+        unit=unit_of(metric),
+        n=n,
+        system=system,
+        split=split,
+        evaluators=versions(metric, asr),
+        protocol=protocol,
+        pair_with=pair,
+    )
+
+
 def aggregate(
     rows: Sequence[dict], provenance: Provenance, split: str, protocol: str, asr: str = "base"
 ) -> list[Record]:
@@ -242,28 +286,16 @@ def aggregate(
     ceiling = next((system for system in by_system if system.endswith(GROUND_TRUTH_CODEC)), None)
 
     def record(system: str, metric: str, found: Interval, about: str, pair: str | None = None) -> Record:
-        return Record(
-            **provenance_of(system, provenance).model_dump(),
-            metric=metric,
-            value=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
-            unit=unit_of(metric),
-            n=len(by_system[system]),
-            system=system,
-            split=split,
-            evaluators=versions(metric, asr),
-            protocol=about,
-            pair_with=pair,
-        )
+        n = len(by_system[system])
+        return make_record(provenance, system, split, metric, found, n, about, asr, pair)
 
     records = []
     for system, found in by_system.items():
-        for metric in _metrics_of(found[0]):
-            columns = _columns(found, metric)
+        for metric in metrics_of(found[0]):
+            columns = columns_of(found, metric)
             records.append(record(system, metric, bootstrap(*columns), protocol))
             if ceiling not in (None, system) and metric in SPOKEN:
-                paired = bootstrap(*columns, minus=_columns(by_system[ceiling], metric))
+                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric))
                 records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
         if "wer_n" in found[0] and len(found) > 1:
             counts = shuffled_counts(found, seed=0)

@@ -15,6 +15,8 @@ import importlib.util
 import io
 import re
 import shutil
+import warnings
+from copy import copy
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +27,8 @@ from torch import nn
 
 from ms_core import paths
 from ms_core.checkpoint import sha256, write_atomic
+from ms_core.text import BOUNDARIES, TextError
+from ms_core.text import normalise as read_words
 
 RATE = 16_000  # Hz; what every judge hears
 METRICS = ("wer", "cer", "sim_campp", "sim_ge2e", "dnsmos", "distillmos", "pesq", "stoi")
@@ -127,15 +131,65 @@ def normalise(text: str) -> str:
     return _normaliser()(text)
 
 
+def spoken(text: str) -> str:
+    """Words of a text as they are said, numbers as words, in the spelling of `normalise`; the text's own where unread.
+
+    "Room 308" -> "room three hundred and eight", as `ms_core.text` has it read aloud.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of symbols in a transcript that have no reading
+        try:
+            words = " ".join(word.strip(".") for word in read_words(text) if word not in BOUNDARIES)
+        except TextError:
+            words = text
+    plain = copy(_normaliser())
+    plain.standardize_numbers = lambda words: words  # it would run "seven forty five" together
+    return plain(words).strip()
+
+
+def _readings(token: str) -> list[str]:
+    """Ways to read a transcript's figure: as it stands, by groups, as 7 45 or 19 84, digit by digit.
+
+    What has letters or signs of its own ("21st", "$15", "B2") is read as it stands.
+    """
+    if not re.fullmatch(r"[\d.,:/-]*\d[\d.,:/-]*[!?;]*", token):
+        return [token]
+    groups = re.findall(r"\d+", token)
+    ways = [[token], groups, [" ".join((g[:-2], g[-2:])) if len(g) > 2 else g for g in groups], [*"".join(groups)]]
+    return list(dict.fromkeys(" ".join(way) for way in ways))
+
+
+def _heard(wanted: str, hypothesis: str) -> str:
+    """`spoken` of a transcript, each of its figures read in the way that is nearest to the wanted words.
+
+    A recogniser writes 745 for "seven forty five" and for "seven hundred and forty five": how is not its judgement.
+    """
+    import jiwer
+
+    tokens = hypothesis.split()
+    for index, token in enumerate(tokens):
+        ways = _readings(token)
+        if len(ways) > 1:
+            said = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
+            tokens[index] = ways[int(np.argmin([jiwer.wer(wanted, spoken(text)) for text in said]))]
+    return spoken(" ".join(tokens))
+
+
 def count_errors(reference: str, hypothesis: str) -> dict[str, int]:
     """Word and character edits after normalisation, by jiwer: the keys are wer_ and cer_ with s, d, i and n.
 
     s substitutions, d deletions, i insertions, n reference words or characters; the WER of a corpus is the sum of the
-    edits over the sum of n. Raises ValueError for a reference without words.
+    edits over the sum of n. Where the reference has figures, both sides are compared as the words that are said
+    (`spoken`), for how a recogniser groups digits is not the speaker's doing. Raises ValueError for a reference without
+    words.
     """
     import jiwer
 
-    wanted, heard = normalise(reference), normalise(hypothesis)
+    if re.search(r"\d", reference):
+        wanted = spoken(reference)
+        heard = _heard(wanted, hypothesis)
+    else:
+        wanted, heard = normalise(reference), normalise(hypothesis)
     if not any(map(str.isalnum, wanted)):
         raise ValueError(f"reference text {reference!r} holds no word: WER needs at least one")
     counts = {}

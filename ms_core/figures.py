@@ -18,7 +18,7 @@ from ms_core.checkpoint import write_atomic
 from ms_core.config import load_preset
 from ms_core.listening import SCALES
 from ms_core.records import Record, read_records
-from ms_core.report import QUALITY, RTF_SPLIT, RTF_THREADS, bench_seconds, system_order
+from ms_core.report import CONDITION, QUALITY, RTF_SPLIT, RTF_THREADS, STUDY, bench_seconds, system_order
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -42,6 +42,13 @@ STYLE = {
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe and Ito (2008)
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+EDITS = {
+    "wer_sub": ("substituted", BLUE, ""),
+    "wer_del": ("deleted", ORANGE, "/////"),
+    "wer_ins": ("inserted", GREY, "..."),
+}
+HARD = "hard-texts"  # split of a study whose parts are kinds of texts
+PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
 GROUPS = (  # of systems: start of the name, colour, marker
     ("ground-truth", GREY, "D"),
     ("mobilespeech-", BLUE, "o"),
@@ -130,6 +137,110 @@ def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = 
         n = sorted({r.n for (_, m), r in found.items() if m in metrics})
         figure.supxlabel(f"{split}, n = {'/'.join(map(str, n))} utterances; bars: 95 % bootstrap interval", fontsize=8)
     return figure
+
+
+def _word_bars(records: Sequence[Record], split: str) -> list[tuple[str, dict[str, Record]]]:
+    """(label, metric -> record) of what `word_errors` draws: systems, or kinds of hard texts of each system."""
+    splits = [split] if split != HARD else sorted({r.split for r in records if r.split.startswith(HARD)})
+    found = {one: _quality(records, one) for one in splits}
+    systems = sorted({s for table in found.values() for s, m in table if m == "wer_sub"}, key=system_order)
+    bars = []
+    for system in systems:
+        for one in splits:
+            kind = (STUDY.fullmatch(one)["kind"] or "all").replace("-", " ") if split == HARD else ""
+            name = ": ".join([label(system)] * (not kind or len(systems) > 1) + [kind] * bool(kind))
+            bars.append((name, {m: r for (s, m), r in found[one].items() if s == system}))
+    return [(name, metrics) for name, metrics in bars if "wer_sub" in metrics]
+
+
+def word_errors(records: Sequence[Record], split: str) -> Figure:
+    """Bars of words substituted, deleted and inserted, which add up to WER, with its interval; a row a system.
+
+    For `hard-texts` a row is a kind of text. Raises ValueError where no record has the edits apart.
+    """
+    bars = _word_bars(records, split)
+    if not bars:
+        raise ValueError(f"no record of {', '.join(EDITS)} on split {split!r}: evaluate it first")
+    figure, (axis,) = _panels(1, 1, 6.4, 1.1 + 0.24 * len(bars))
+    with mpl.rc_context({**STYLE, "hatch.linewidth": 0.7}):
+        for row, (_, found) in enumerate(bars):
+            left = 0.0
+            for metric, (name, colour, hatch) in EDITS.items():
+                value = found[metric].value
+                style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "height": 0.7}
+                axis.barh(row, value, left=left, label=name if row == 0 else None, **style)
+                left += value
+            total = found["wer"]
+            axis.errorbar(total.value, row, xerr=_error(total), fmt="none", color="black", elinewidth=1, capsize=2)
+        names = [f"{name} (n = {found['wer'].n})" for name, found in bars]
+        axis.set_yticks(range(len(bars)), names)
+        axis.set_ylim(len(bars) - 0.4, -0.6)
+        axis.set_xlim(left=0)
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="y", visible=False)
+        what = "texts" if split == HARD else "utterances"
+        axis.set_xlabel("errors a word")
+        figure.supxlabel(f"{split}, n = {what}; lines: 95 % bootstrap interval of WER", fontsize=8)
+        figure.legend(loc="outside upper right", ncols=len(EDITS))
+    return figure
+
+
+def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
+    """WER, SIM and more against the noise on the prompt, or against its length. Raises ValueError without records."""
+    table = _quality(records, split)
+    bases = sorted({CONDITION.sub("", s) for s, _ in table if CONDITION.search(s)}, key=system_order)
+    if not bases:
+        raise ValueError(f"no record of a condition on split {split!r}: evaluate it first")
+    found: dict[str, dict[str, Record]] = {}  # condition -> metric -> record
+    for (system, metric), record in table.items():
+        if CONDITION.sub("", system) == bases[0] and (match := CONDITION.search(system)):
+            found.setdefault(match[1], {})[metric] = record
+    noises = {condition.partition("-")[0] for condition in found} & {"white", "babble"}
+    panels = {m: t for m, t in PANELS.items() if any(m in f for f in found.values()) and (noises or m in QUALITY)}
+    figure, axes = _panels(1, len(panels), 0.4 + 2.1 * len(panels), 2.5)
+    with mpl.rc_context(STYLE):
+        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+            if noises:
+                _against_noise(axis, found, metric, sorted(noises))
+            else:
+                known = [f for f in found.values() if metric in f]
+                _line(axis, sorted((f["prompt_seconds"].value, f[metric]) for f in known), 0, "")
+                axis.set_xlim(left=0)
+                axis.set_xlabel("length of the prompt, s (mean)")
+            axis.set_title(title)
+            axis.margins(y=0.12)
+        if noises:
+            axes[0].legend()
+        n = sorted({r.n for f in found.values() for m, r in f.items() if m in panels})
+        counted = f"n = {n[-1]} utterances" + f", down to {n[0]} where prompts were refused" * (len(n) > 1)
+        where = f"{label(bases[0])} on {STUDY.fullmatch(split)['base']}"
+        figure.supxlabel(f"{where}; {counted}; bars: 95 % bootstrap interval", fontsize=8)
+    return figure
+
+
+def _line(axis: Axes, points: Sequence[tuple[float, Record]], index: int, name: str) -> None:
+    """A line through (place, record) with intervals, in the index-th colour."""
+    colour = CYCLE[index]
+    style = {"color": colour, "linestyle": DASHES[index], "marker": "os^"[index], "label": name or None}
+    axis.plot([x for x, _ in points], [r.value for _, r in points], **style)
+    for x, record in points:
+        axis.errorbar(x, record.value, yerr=_error(record), fmt="none", color=colour, elinewidth=1)
+
+
+def _against_noise(axis: Axes, found: dict[str, dict[str, Record]], metric: str, noises: Sequence[str]) -> None:
+    """A line a noise against SNR from high to low, and the clean prompt as a level with its interval."""
+    levels = sorted({int(re.search(r"(\d+)db$", c)[1]) for c in found if c.endswith("db")}, reverse=True)
+    if clean := found.get("clean", {}).get(metric):
+        axis.axhline(clean.value, color=GREY, linewidth=0.9, linestyle=":", label="clean")
+        if clean.ci_low is not None:
+            axis.axhspan(clean.ci_low, clean.ci_high, color=GREY, alpha=0.15, linewidth=0)
+    for index, noise in enumerate(noises):
+        shift = 0.06 * (2 * index - 1)  # side by side
+        at = [(i + shift, found.get(f"{noise}-{level}db", {}).get(metric)) for i, level in enumerate(levels)]
+        _line(axis, [(x, record) for x, record in at if record], index, noise)
+    axis.set_xticks(range(len(levels)), [str(level) for level in levels])
+    axis.set_xlim(-0.5, len(levels) - 0.5)
+    axis.set_xlabel("SNR of the prompt, dB")
 
 
 def _by_steps(records: Sequence[Record], preset: str) -> dict[str, int]:
@@ -274,11 +385,17 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
     for split in sorted({r.split for r in records if r.metric in opinions}):
         drawn[f"listening-{split}"] = metric_dots(records, split, opinions)
     judged = set(QUALITY) - set(opinions)
-    for split in sorted({r.split for r in records if r.metric in judged and not r.split.startswith("bench-")}):
+    studied = {r.split for r in records if STUDY.fullmatch(r.split)}
+    plain = {r.split for r in records if r.metric in judged and not r.split.startswith("bench-")} - studied
+    for split in sorted(plain):
         drawn[f"metrics-{split}"] = metric_dots(records, split)
         with_wer = {s for s, m in _quality(records, split) if m == "wer"}
         if len(with_wer & set(_by_steps(records, preset))) > 1:
             drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
+    for split in sorted({r.split for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
+        drawn[f"word-errors-{split}"] = word_errors(records, split)
+    for split in sorted(split for split in studied if not split.startswith(HARD)):
+        drawn[f"robustness-{split}"] = prompt_conditions(records, split)
     if any(r.metric == "rtf_total" for r in records):
         drawn["rtf-length"] = rtf_length(records)
     for log in sorted(results.glob("train-*.jsonl")):

@@ -143,9 +143,9 @@ def plan(
 
 
 def code_digest(package: Path = paths.PACKAGE) -> str:
-    """sha256 over the package's Python files and presets, by name and content."""
+    """sha256 over the package's Python files, presets and lists of texts, by name and content."""
     digest = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.yaml")]):
+    for path in sorted(p for pattern in ("*.py", "*.yaml", "*.tsv") for p in package.rglob(pattern)):
         digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes() + b"\n")
     return digest.hexdigest()
 

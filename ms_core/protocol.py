@@ -30,6 +30,8 @@ ALIGN_RATE = 16_000  # Hz
 MIN_SECONDS, MAX_SECONDS = 4.0, 10.0  # of the utterances that are spoken
 PROMPT_SECONDS = 3.0
 PROMPT_SLACK = 1.0  # seconds by which the nearest word boundary may miss PROMPT_SECONDS before another prompt is taken
+LENGTH_SLACK = 0.5  # the same where prompts of several lengths are compared
+SHORTEST = 1.0  # seconds; no voice is taken from less (audio.load_speech)
 DEMO = "paper-demo"
 DEMO_SPLIT = "test-clean-24spk"  # where the demo's utterances and their speakers' other utterances lie
 
@@ -85,7 +87,7 @@ def demo_rows(folder: Path | None = None) -> list[dict[str, str]]:
     return [{**row, "path": str(folder / row["path"])} for row in _rows(folder / "english.tsv")]
 
 
-def _rng(seed: int, *names: str) -> np.random.Generator:
+def rng_of(seed: int, *names: str) -> np.random.Generator:
     """A generator that depends on the seed and the names alone."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
@@ -150,7 +152,7 @@ class Trials:
         """Other utterances of the speaker that are long enough to prompt, in the order in which they are tried."""
         least = PROMPT_SECONDS + PROMPT_SLACK / 2
         others = [u for u in self.speakers[item.speaker] if u != item.utt and self.items[u].seconds >= least]
-        return [others[i] for i in _rng(self.seed, item.utt).permutation(len(others))]
+        return [others[i] for i in rng_of(self.seed, item.utt).permutation(len(others))]
 
     def prompt(self, item: Item) -> Prompt:
         """The prompt of an utterance: the first candidate that can be aligned and has a word boundary near 3 s."""
@@ -169,10 +171,53 @@ class Trials:
                 raise ProtocolError(f"{item.utt}: no other utterance of speaker {item.speaker} gives a 3 s prompt")
         return self._prompts[item.utt]
 
-    def prompt_wav(self, item: Item, sample_rate: int) -> np.ndarray:
-        """The prompt's waveform, float32 (L,)."""
-        prompt = self.prompt(item)
+    def prompts(self, item: Item, lengths: Sequence[float]) -> list[Prompt] | None:
+        """Prompts of several lengths (seconds), each cut at the word boundary nearest to it; None where one is missing.
+
+        All are beginnings of one utterance where the speaker has one that gives them all; else each is of the first
+        candidate that gives it.
+        """
+        others = [self.items[utt] for utt in self.candidates(item)]
+        if not any(other.seconds >= max(lengths) - LENGTH_SLACK for other in others):
+            return None
+        first: dict[float, Prompt] = {}
+        for other in others:
+            try:
+                cuts = boundaries(load_speech(other.path, ALIGN_RATE), other.text)
+            except AlignmentError:
+                continue
+            fitting: dict[float, Prompt] = {}
+            for length in lengths:
+                near = [c for c in cuts if c[0] >= SHORTEST and abs(c[0] - length) <= LENGTH_SLACK]
+                if near:
+                    seconds, text = min(near, key=lambda cut: abs(cut[0] - length))
+                    fitting[length] = Prompt(other.utt, text, round(seconds, 4))
+            if len(fitting) == len(lengths):
+                return list(fitting.values())
+            first = {**fitting, **first}
+        return [first[length] for length in lengths] if len(first) == len(lengths) else None
+
+    def cut_wav(self, prompt: Prompt, sample_rate: int) -> np.ndarray:
+        """A prompt's waveform, float32 (L,)."""
         return load_speech(self.items[prompt.utt].path, sample_rate)[: round(prompt.seconds * sample_rate)]
+
+    def prompt_wav(self, item: Item, sample_rate: int) -> np.ndarray:
+        """The waveform of an utterance's prompt, float32 (L,)."""
+        return self.cut_wav(self.prompt(item), sample_rate)
+
+    def others(self, item: Item, count: int, least: int) -> list[Item]:
+        """One utterance each of `count` other speakers, drawn by name: who babbles behind this one's prompt.
+
+        Fewer, but at least `least`, where the split has no more speakers; raises ProtocolError below that.
+        """
+        names = sorted(set(self.speakers) - {item.speaker})
+        if len(names) < least:
+            raise ProtocolError(
+                f"split {self.split!r} has {len(names)} speakers besides {item.speaker}: babble needs {least}"
+            )
+        rng = rng_of(self.seed, item.utt, "babble")
+        chosen = [names[i] for i in rng.permutation(len(names))[:count]]
+        return [self.items[self.speakers[name][rng.integers(len(self.speakers[name]))]] for name in chosen]
 
     def reference(self, item: Item, sample_rate: int) -> np.ndarray:
         """What SIM compares with: the recording of the same sentence, as for the authors' clips (no prompts there)."""
@@ -183,7 +228,7 @@ class Trials:
         others = [t for t in self.targets_all if t.speaker != item.speaker]
         if not others:
             raise ProtocolError(f"split {self.split!r} has one speaker: the control of SIM needs two")
-        return others[_rng(self.seed, item.utt, "stranger").integers(len(others))]
+        return others[rng_of(self.seed, item.utt, "stranger").integers(len(others))]
 
     @cached_property
     def targets_all(self) -> list[Item]:

