@@ -61,6 +61,7 @@ class Conditions(StrEnum):
     hard_texts = "hard-texts"
     noisy_prompts = "noisy-prompts"
     prompt_lengths = "prompt-lengths"
+    exports = "exports"
 
 
 PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper"}
@@ -267,12 +268,15 @@ def evaluate(
     model: Model = "mini",
     split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
     conditions: Annotated[
-        Conditions, typer.Option(help="Also: hard texts, noise on the prompts, prompts of 1 to 8 s.")
+        Conditions, typer.Option(help="Also: hard texts, noise on the prompts, prompts of 1 to 8 s, exported models.")
     ] = Conditions.plain,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
     ] = None,
     voices: Annotated[int | None, typer.Option(min=1, help="Speakers of hard texts. Default: 3.")] = None,
+    exported: Annotated[
+        list[Path] | None, typer.Option(help="With --conditions exports: a folder that `export` wrote.")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="M,...", help="Default: all, or wer,cer,sim_campp,distillmos.")
     ] = None,
@@ -285,6 +289,8 @@ def evaluate(
     plain = conditions is Conditions.plain
     if voices is not None and conditions is not Conditions.hard_texts:
         raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
+    if bool(exported) is not (conditions is Conditions.exports):
+        raise UsageError("--exported and --conditions exports go together: give both or neither")
     from ms_core.scoring import ALIGNED, SPOKEN
 
     possible = (*SPOKEN, *ALIGNED) if plain else SPOKEN
@@ -316,6 +322,7 @@ def evaluate(
         records = run(tts, system, trials, out, provenance, chosen or possible, keep_audio=keep_audio)
     else:
         options = {} if voices is None else {"voices": voices}
+        options |= {"folders": exported} if exported else {}
         study = STUDIES[conditions.value](Trials.of_split(source, split), limit, **options)
         records = evaluate_study(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
     for record in records:

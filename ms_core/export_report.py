@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ms_core.bench import footprint
-from ms_core.mobile import MobileRuntime
+from ms_core.mobile import MobileRuntime, MobileVoice
 from ms_core.mobile.runtime import SpeakerStates
 from ms_core.records import Provenance, Record, bootstrap, unit_of
 from ms_core.synthesize import MobileSpeech, Voice
@@ -58,7 +58,7 @@ def compare(
     if not texts or repeats < 1:
         raise ValueError(f"{len(texts)} texts, {repeats} repeats: give at least one of each")
     runtimes = {name: MobileRuntime(folder, threads) for name, folder in folders.items()}
-    states = {name: runtime.enrol(_mobile(voice)) for name, runtime in runtimes.items()}
+    states = {name: runtime.enrol(mobile_voice(voice)) for name, runtime in runtimes.items()}
     systems = {PYTORCH: (tts, voice), **{name: (runtimes[name], states[name]) for name in runtimes}}
     found: dict[str, dict] = {name: {"texts": len(texts), "rtf": {}} for name in systems}
     before = torch.get_num_threads()
@@ -92,9 +92,8 @@ def compare(
     return found
 
 
-def _mobile(voice: Voice):
-    from ms_core.mobile import MobileVoice
-
+def mobile_voice(voice: Voice) -> MobileVoice:
+    """A voice as the exported runtime takes it."""
     return MobileVoice(voice.codes.numpy().astype(np.int64), voice.phones, voice.durations, voice.token_digest)
 
 

@@ -394,7 +394,7 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
             drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
     for split in sorted({r.split for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
         drawn[f"word-errors-{split}"] = word_errors(records, split)
-    for split in sorted(split for split in studied if not split.startswith(HARD)):
+    for split in sorted(s for s in studied if STUDY.fullmatch(s)["study"] in ("noisy-prompts", "prompt-lengths")):
         drawn[f"robustness-{split}"] = prompt_conditions(records, split)
     if any(r.metric == "rtf_total" for r in records):
         drawn["rtf-length"] = rtf_length(records)

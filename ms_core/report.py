@@ -54,13 +54,16 @@ ROBUSTNESS = {  # of the studies of ms_core.robustness
     "sim_campp": QUALITY["sim_campp"],
     "distillmos": QUALITY["distillmos"],
 }
-STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths)(-(?P<kind>.*))?")
+STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths|exports)(-(?P<kind>.*))?")
 STUDY_TITLES = {
     "hard-texts": "Hard texts",
     "noisy-prompts": "Noisy prompts",
     "prompt-lengths": "Prompts of several lengths",
+    "exports": "Exported models beside PyTorch",
 }
-CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s)$")  # at the end of a system's name in a study
+CONDITION = re.compile(
+    r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$"
+)  # at the end of a system's name in a study
 PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
 
 

@@ -1,4 +1,4 @@
-"""Robustness: hard texts, prompts with noise, prompts of several lengths.
+"""Robustness: hard texts, prompts with noise, prompts of several lengths, exported models.
 
 The paper names noisy prompts as what its model fails on, without numbers; conditions and their values are our choice. A
 study speaks every one of its texts under each of its conditions, so that a condition differs from the control by the
@@ -23,6 +23,8 @@ from ms_core import paths
 from ms_core.align import AlignmentError
 from ms_core.audio import AudioError, load_speech, write_wav
 from ms_core.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
+from ms_core.export_report import PYTORCH, mobile_voice
+from ms_core.mobile import MobileRuntime
 from ms_core.noise import babble, mix, white
 from ms_core.protocol import Item, Prompt, ProtocolError, Trials, rng_of
 from ms_core.records import Provenance, Record, bootstrap, write_records
@@ -64,7 +66,8 @@ class Case:
     """One text to be spoken under one condition.
 
     condition: "" where a study has but one; unit: what intervals resample; kind: of the text, "" for a split's own;
-    item: the utterance of the voice's speaker whose recording SIM compares with; wav: the prompt (L,).
+    item: the utterance of the voice's speaker whose recording SIM compares with; wav: the prompt (L,); runtime: what
+    speaks instead of the synthesiser, with the voice that this enrolled.
     """
 
     condition: str
@@ -74,6 +77,7 @@ class Case:
     item: Item
     prompt: Prompt
     wav: np.ndarray
+    runtime: MobileRuntime | None = None
 
 
 class Study:
@@ -256,7 +260,31 @@ class PromptLengths(Study):
         )
 
 
-STUDIES = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths)}
+class Exports(Study):
+    """A split's sentences spoken by PyTorch and by exported folders of the same model, all with the same voices."""
+
+    name, control = "exports", PYTORCH
+
+    def __init__(self, trials: Trials, limit: int | None = None, folders: Sequence[Path] = ()):
+        super().__init__(trials, limit)
+        runtimes = [MobileRuntime(folder) for folder in folders]
+        self.runtimes = {runtime.manifest.precision: runtime for runtime in runtimes}
+        if not runtimes or len(self.runtimes) < len(runtimes):
+            given = ", ".join(f"{r.folder} ({r.manifest.precision})" for r in runtimes) or "none"
+            raise ProtocolError(f"exported folders: {given}; give at least one, each of another precision")
+        self.conditions = (PYTORCH, *self.runtimes)
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        item = self.targets[key]
+        prompt = self.trials.prompt(item)
+        wav = self.trials.cut_wav(prompt, sample_rate)
+        return [Case(c, key, "", item.text, item, prompt, wav, self.runtimes.get(c)) for c in self.conditions]
+
+    def describe(self) -> str:
+        return f"{self.trials.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
+
+
+STUDIES = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
 
 
 def named(system: str, condition: str) -> str:
@@ -275,7 +303,11 @@ def speak(
         voice = tts.voice(case.wav, text=prompt.text, seconds=None)
     except (AlignmentError, AudioError) as error:
         return {**row, "refused": f"{type(error).__name__}: {error}"}, None
-    wav = np.asarray(tts.synthesize(case.text, voice, seed=seed), dtype=np.float32)
+    if case.runtime is None:
+        wav = tts.synthesize(case.text, voice, seed=seed)
+    else:
+        wav = case.runtime.synthesize(case.text, mobile_voice(voice), seed=seed)
+    wav = np.asarray(wav, dtype=np.float32)
     reference = load_speech(case.item.path, tts.sample_rate)
     scores = score([wav], tts.sample_rate, [case.text], [reference], metrics, asr)[0]
     return {**row, **{k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}}, wav

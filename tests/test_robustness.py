@@ -2,6 +2,8 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,17 @@ from ms_core.align import AlignmentError
 from ms_core.config import DataConfig
 from ms_core.protocol import ProtocolError, Trials
 from ms_core.records import Provenance, read_records
-from ms_core.robustness import CLEAN, LENGTHS, SNRS, HardTexts, NoisyPrompts, PromptLengths, evaluate_study, hard_texts
+from ms_core.robustness import (
+    CLEAN,
+    LENGTHS,
+    SNRS,
+    Exports,
+    HardTexts,
+    NoisyPrompts,
+    PromptLengths,
+    evaluate_study,
+    hard_texts,
+)
 from ms_core.text import phonemise
 
 RATE = 16_000
@@ -365,3 +377,30 @@ def test_figures_say_what_they_show(results):
         figures.word_errors([], "dev")
     with pytest.raises(ValueError, match="evaluate it first"):
         figures.prompt_conditions([], "dev-noisy-prompts")
+
+
+class FakeRuntime:
+    """An exported folder named after its precision; speaks a second more than PyTorch does."""
+
+    def __init__(self, folder):
+        self.folder, self.manifest, self.voices = folder, SimpleNamespace(precision=Path(folder).name), []
+
+    def synthesize(self, text, voice, seed=0):
+        self.voices.append(voice)
+        return np.zeros(2 * RATE, dtype=np.float32)
+
+
+def test_exported_models_speak_with_the_voices_of_pytorch(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "MobileRuntime", FakeRuntime)
+    monkeypatch.setattr(robustness, "mobile_voice", lambda voice: ("mobile", voice))
+    study, tts = Exports(trials(), 3, [Path("a/fp32"), Path("b/int8")]), FakeTTS()
+    records = evaluate_study(tts, SYSTEM, study, tmp_path / "out", PROVENANCE, ("wer", "distillmos"))
+    assert study.conditions == ("pytorch", "fp32", "int8") and len(tts.spoken) == 3
+    for runtime in study.runtimes.values():
+        assert runtime.voices == [("mobile", text) for _, text in tts.prompts[::3]]
+    assert {r.split for r in records} == {"dev-exports"}
+    paired = {(r.system, r.pair_with, r.value) for r in records if r.metric == "wer" and r.pair_with}
+    assert paired == {(f"{SYSTEM}-{name}", f"{SYSTEM}-pytorch", 0.0) for name in ("fp32", "int8")}
+    for folders, message in (([], "none"), ([Path("a/int8"), Path("b/int8")], r"a/int8 \(int8\), b/int8 \(int8\)")):
+        with pytest.raises(ProtocolError, match=f"exported folders: {message}; give at least one"):
+            Exports(trials(), 3, folders)
