@@ -346,14 +346,22 @@ def export(
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
-    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with it, without torch."""
-    if to is Runtime.executorch:
-        raise UsageError("--to executorch is not built yet: export to onnx")
+    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with an ONNX export, without torch."""
+    if to is Runtime.executorch and int8:
+        raise UsageError("--int8 is built for --to onnx alone: ExecuTorch programs are fp32")
     from ms_core import recipes
-    from ms_core.export import export as run
     from ms_core.synthesize import MobileSpeech
 
-    folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
+    if to is Runtime.executorch:
+        from ms_core.executorch_export import export_executorch, need_executorch
+
+        need_executorch()
+        tts = MobileSpeech.from_pretrained(model)
+        folder = export_executorch(tts, out, recipes.made_with(recipes.pair_folder(model)))
+    else:
+        from ms_core.export import export as run
+
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 

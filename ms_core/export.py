@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -146,8 +146,7 @@ def convert(tts: MobileSpeech) -> dict[str, onnx.ModelProto]:
 
     Raises ExportError for a codec other than MiniCodec, whose waveform part is not written for the runtime.
     """
-    if not isinstance(tts.codec, MiniCodec):
-        raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
+    _check_codec(tts)
     return {name: to_onnx(graph) for name, graph in graphs(tts.model, tts.codec).items()}
 
 
@@ -170,26 +169,49 @@ def export(
     Raises ExportError for a folder with other files, or another codec than MiniCodec. The folder appears whole or not
     at all.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
-    converted = convert(tts) if converted is None else converted
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        for name, proto in converted.items():
+
+    def write(temporary: Path) -> dict[str, object]:
+        for name, proto in (convert(tts) if converted is None else converted).items():
             copy = onnx.ModelProto()
             copy.CopyFrom(to_int8(proto) if int8 else proto)
             _share_tables(copy, temporary)
             (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
+        return {"precision": "int8" if int8 else "fp32", "opset": OPSET}
+
+    return write_folder(tts, folder, write, ("torch", "onnx", "onnxruntime"), provenance, licence)
+
+
+def write_folder(
+    tts: MobileSpeech,
+    folder: str | Path,
+    write: Callable[[Path], dict[str, object]],
+    made_with: Sequence[str],
+    provenance: Mapping[str, object] | None = None,
+    licence: str = LICENCE,
+) -> Path:
+    """An exported folder: graphs that `write` puts into the folder it is given, the codec's constants, a manifest.
+
+    Args:
+        write: returns what the manifest shall say of its graphs.
+        made_with: packages whose versions the manifest names.
+
+    Raises ExportError for a folder with other files. The folder appears whole or not at all.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
+    _check_codec(tts)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        said = write(temporary)
         codec = tts.codec
         tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components", "books")}
         save_file({k: v.detach().float().contiguous().numpy() for k, v in tensors.items()}, temporary / CONSTANTS)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": digest(p)} for p in sorted(temporary.iterdir())}
         manifest = {
             "format": FORMAT,
-            "precision": "int8" if int8 else "fp32",
-            "opset": OPSET,
+            **said,
             "files": files,
             "phones": list(PHONES),
             "codec": asdict(_constants(codec)),
@@ -198,10 +220,7 @@ def export(
             "token_digest": codec.token_digest,
             "checkpoint_sha256": tts.checkpoint,
             "licence": licence,
-            "provenance": {
-                **(provenance or {}),
-                "made_with": {k: version(k) for k in ("torch", "onnx", "onnxruntime")},
-            },
+            "provenance": {**(provenance or {}), "made_with": {k: version(k) for k in made_with}},
         }
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (temporary / NAME).write_text(text)
@@ -214,6 +233,11 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_codec(tts: MobileSpeech) -> None:
+    if not isinstance(tts.codec, MiniCodec):
+        raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
 
 
 def _constants(codec: MiniCodec) -> CodecConstants:

@@ -29,14 +29,21 @@ class MobileRuntime:
         threads: that onnxruntime uses for one operator.
         check: compare every file with its sha256 in the manifest; without, sizes alone are compared.
 
-    Raises MobileError for a folder that is incomplete, damaged or of another version.
+    Raises MobileError for a folder that is incomplete, damaged, of another version or for another runtime.
     """
+
+    kind = "onnx"  # of the folders that it runs
 
     def __init__(self, folder: str | Path, threads: int = 1, check: bool = True):
         if threads < 1:
             raise MobileError(f"threads {threads}: give at least 1")
         self.folder, self.threads = Path(folder), threads
         self.manifest = read_manifest(folder, check)
+        if self.manifest.runtime != self.kind:
+            raise MobileError(
+                f"{folder} is an export to {self.manifest.runtime}, {type(self).__name__} runs {self.kind}: "
+                f"`ms-core export --to {self.kind}` writes that"
+            )
         if self.manifest.phones != PHONES:
             raise MobileError(f"{folder}: its phone table is not this version's: export the model again")
         self.sample_rate = self.manifest.codec.sample_rate
