@@ -136,6 +136,16 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     return found
 
 
+def multiply_add_records(found: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
+    """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total` on the split `bench-<seconds>s`."""
+    return [
+        Record(**provenance.model_dump(), system=system, split=f"bench-{seconds:g}s", metric=f"multiply_adds_{name}",
+               value=value / 1e6, unit="million a second of speech", n=1,
+               protocol="counted, not timed: products, convolutions and attention of the exported graphs")
+        for name, value in {**found, "total": sum(found.values())}.items()
+    ]  # fmt: skip
+
+
 def bench_records(result: dict[str, object], provenance: Provenance, system: str, seconds: float) -> list[Record]:
     """Records of one `bench`: rtf_total, rtf_<part>, rtf_smd_pass and peak_rss_mb on the split `bench-<seconds>s`."""
     audio = result["audio_seconds"]

@@ -6,9 +6,10 @@ from conftest import new_model
 from torch import nn
 
 from ms_core import graphs as module
-from ms_core.bench import multiply_adds
+from ms_core.bench import multiply_add_records, multiply_adds
 from ms_core.config import DecodingConfig
 from ms_core.graphs import Graph
+from ms_core.records import Provenance
 from ms_core.synthesize import MobileSpeech
 
 
@@ -42,5 +43,8 @@ def test_counts_of_the_model(tts) -> None:
     tts.decoding = DecodingConfig(steps=(10, 1, 1))
     assert multiply_adds(tts, 2.0)["smd"] == 2 * found["smd"]
     assert multiply_adds(tts, 4.0)["codec"] == pytest.approx(found["codec"], rel=0.01)
+    records = {r.metric: r.value for r in multiply_add_records(found, Provenance.of("smoke"), "tiny", 2.0)}
+    assert records["multiply_adds_total"] == pytest.approx(sum(found.values()) / 1e6, abs=1e-6)
+    assert len(records) == len(found) + 1
     with pytest.raises(ValueError, match="seconds 0"):
         multiply_adds(tts, 0)
