@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from ms_core.config import ConfigError
 from ms_core.records import Provenance, Record, bootstrap
@@ -44,6 +45,7 @@ def first_audio(
     seed: int = 0,
     repeats: int = 3,
     first: int | None = FIRST_PHONES,
+    threads: int = 1,
 ) -> list[dict]:
     """Time from a text to its first sound, by the length of the text; systems take turns, after a warm-up.
 
@@ -51,6 +53,7 @@ def first_audio(
         systems: name -> (a `MobileSpeech` or `MobileRuntime`, a voice that it has enrolled).
         words: lengths; the texts are the beginnings of `STORY`.
         first: see `text.chunks`; None for speech that starts when the first long part is done.
+        threads: of torch; a `MobileRuntime` has its own.
 
     Returns a dict for each system and length: `system`, `words`, `parts`, `audio_seconds`, `first_seconds` (of sound in
     the first part) and, one number a repeat in seconds: `first`, `first_cpu` (the process's CPU seconds), `total`, and
@@ -64,19 +67,24 @@ def first_audio(
             f"from 1 to {len(story)} words"
         )
     found = {(name, count): {"system": name, "words": count} for count in words for name in systems}
-    for repeat in range(-1, repeats):
-        for (name, count), row in found.items():
-            (system, speaker), text = systems[name], " ".join(story[:count])
-            start, start_cpu = time.perf_counter(), time.process_time()
-            ready, lengths, cpu = [], [], 0.0
-            for wave in system.stream(text, speaker, seed=seed, first=first):
-                cpu = cpu or time.process_time() - start_cpu
-                ready.append(time.perf_counter() - start)
-                lengths.append(len(wave) / system.sample_rate)
-            row |= {"parts": len(lengths), "audio_seconds": sum(lengths), "first_seconds": lengths[0]}
-            numbers = {"first": ready[0], "first_cpu": cpu, "total": ready[-1], "waits": _waits(ready, lengths)}
-            for key, value in numbers.items() if repeat >= 0 else ():
-                row.setdefault(key, []).append(value)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for repeat in range(-1, repeats):
+            for (name, count), row in found.items():
+                (system, speaker), text = systems[name], " ".join(story[:count])
+                start, start_cpu = time.perf_counter(), time.process_time()
+                ready, lengths, cpu = [], [], 0.0
+                for wave in system.stream(text, speaker, seed=seed, first=first):
+                    cpu = cpu or time.process_time() - start_cpu
+                    ready.append(time.perf_counter() - start)
+                    lengths.append(len(wave) / system.sample_rate)
+                row |= {"parts": len(lengths), "audio_seconds": sum(lengths), "first_seconds": lengths[0]}
+                numbers = {"first": ready[0], "first_cpu": cpu, "total": ready[-1], "waits": _waits(ready, lengths)}
+                for key, value in numbers.items() if repeat >= 0 else ():
+                    row.setdefault(key, []).append(value)
+    finally:
+        torch.set_num_threads(before)
     return list(found.values())
 
 
