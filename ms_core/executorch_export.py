@@ -45,10 +45,17 @@ def to_pte(graph: Graph) -> bytes:
 
     dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in LIMITS.items()}
     shapes = {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in graph.axes.items()}
-    with warnings.catch_warnings(), torch.no_grad():
+    # with oneDNN, torch asks whether a convolution is small enough for another kernel, and that answer becomes a limit
+    with warnings.catch_warnings(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         warnings.simplefilter("ignore")
         program = torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=shapes, strict=False)
-        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    plan = lowered.executorch_program.execution_plan[0]
+    for (name, example), index in zip(graph.inputs.items(), plan.inputs, strict=True):
+        wanted = [LIMITS.get(graph.axes[name].get(axis), length) for axis, length in enumerate(example.shape)]
+        if plan.values[index].val.sizes != wanted:  # lowering may narrow a length without a word
+            raise ExportError(f"ExecuTorch allows {name} {plan.values[index].val.sizes}, not {wanted}: a bug of ours")
+    return lowered.buffer
 
 
 def export_executorch(
