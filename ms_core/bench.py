@@ -23,6 +23,7 @@ PASSAGE = (  # ours
     "people from the village came to watch it in the evening and the children threw small sticks from one side "
     "and ran across to see them come out on the other while the miller counted the days until the flood would pass"
 )
+PHONES_PER_SECOND = 13.0  # of the speech of this package: 160 phones take about 12 s
 FIRST_WORDS = 12  # of the run that measures how many seconds a word takes
 
 
@@ -93,6 +94,56 @@ def bench(
         return {**runs, **rest}
     finally:
         torch.set_num_threads(before)
+
+
+def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
+    """Multiply-adds for one second of speech in each exported graph (`ms_core.graphs`), by torch's flop counter.
+
+    seconds: length of the utterance; attention makes long ones dearer. `smd` is counted once for each decoding pass of
+    the model's steps, with logits at every frame: an upper bound for a layer of several passes. `prompt`, which runs
+    once a voice, is spread over the utterance too. Products, convolutions and attention count; norms, tables and the
+    Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ms_core.graphs import graphs
+    from ms_core.synthesize import PROMPT_SECONDS
+
+    if seconds <= 0:
+        raise ValueError(f"seconds {seconds}: give a positive length")
+    rate = tts.codec.config.frame_rate
+    axes = {
+        "p": round(PHONES_PER_SECOND * seconds), "q": round(PHONES_PER_SECOND * PROMPT_SECONDS),
+        "s": round(rate * PROMPT_SECONDS), "t": round(rate * seconds), "r": round(rate * seconds),
+    }  # fmt: skip
+    axes = {name: max(length, 2) for name, length in axes.items()}
+    found = {}
+    for name, graph in graphs(tts.model, tts.codec).items():
+        inputs = {}
+        for key, example in graph.inputs.items():
+            shape = [axes.get(graph.axes[key].get(axis), length) for axis, length in enumerate(example.shape)]
+            inputs[key] = example.new_ones(shape)
+        counter = FlopCounterMode(display=False)
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            counter,
+            torch.inference_mode(),
+        ):  # it does not count the CPU's fused attention
+            graph.module(**inputs)
+        runs = sum(tts.decoding.steps) if name == "smd" else 1
+        found[name] = runs * counter.get_total_flops() / 2 / seconds  # a multiply-add is two operations
+    return found
+
+
+def multiply_add_records(found: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
+    """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total` on the split `bench-<seconds>s`."""
+    return [
+        Record(**provenance.model_dump(), system=system, split=f"bench-{seconds:g}s", metric=f"multiply_adds_{name}",
+               value=value / 1e6, unit="million a second of speech", n=1,
+               protocol="counted, not timed: products, convolutions and attention of the exported graphs")
+        for name, value in {**found, "total": sum(found.values())}.items()
+    ]  # fmt: skip
 
 
 def bench_records(result: dict[str, object], provenance: Provenance, system: str, seconds: float) -> list[Record]:

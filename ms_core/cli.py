@@ -283,6 +283,9 @@ def evaluate(
     seed: Seed = 0,
     steps: Steps = None,
     keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep what was spoken as WAV.")] = False,
+    milestone: Annotated[
+        str | None, typer.Option(metavar="NOTE", help="Add a row that says NOTE to results/<preset>/runs.json.")
+    ] = None,
 ) -> None:
     """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
@@ -291,6 +294,8 @@ def evaluate(
         raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
     if bool(exported) is not (conditions is Conditions.exports):
         raise UsageError("--exported and --conditions exports go together: give both or neither")
+    if milestone is not None and (not plain or passes):
+        raise UsageError("--milestone is of plain evaluations with the model's own passes")
     from ms_core.scoring import ALIGNED, SPOKEN
 
     possible = (*SPOKEN, *ALIGNED) if plain else SPOKEN
@@ -299,7 +304,7 @@ def evaluate(
         raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
     import torch
 
-    from ms_core import recipes
+    from ms_core import milestones, recipes
     from ms_core.config import DataConfig, DecodingConfig, parse
     from ms_core.evaluate import evaluate as run
     from ms_core.protocol import Trials
@@ -320,6 +325,8 @@ def evaluate(
     if plain:
         trials = Trials.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, keep_audio=keep_audio)
+        if milestone is not None:
+            milestones.add(paths.results(made["name"]) / milestones.FILE, records, system, made, milestone)
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
@@ -383,14 +390,22 @@ def export(
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
-    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with it, without torch."""
-    if to is Runtime.executorch:
-        raise UsageError("--to executorch is not built yet: export to onnx")
+    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with an ONNX export, without torch."""
+    if to is Runtime.executorch and int8:
+        raise UsageError("--int8 is built for --to onnx alone: ExecuTorch programs are fp32")
     from ms_core import recipes
-    from ms_core.export import export as run
     from ms_core.synthesize import MobileSpeech
 
-    folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
+    if to is Runtime.executorch:
+        from ms_core.executorch_export import export_executorch, need_executorch
+
+        need_executorch()
+        tts = MobileSpeech.from_pretrained(model)
+        folder = export_executorch(tts, out, recipes.made_with(recipes.pair_folder(model)))
+    else:
+        from ms_core.export import export as run
+
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 

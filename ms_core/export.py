@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -133,15 +133,20 @@ def _half(graph: onnx.GraphProto) -> None:
             graph.node.insert(0, helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=TensorProto.FLOAT))
 
 
+def _share(path: Path, data: bytes) -> None:
+    """Write a file that several parts of an export read; what is there already has to be the same."""
+    if path.is_file() and path.read_bytes() != data:
+        raise ExportError(f"the parts do not agree on {path.name}: this is a bug of the exporter")
+    path.write_bytes(data)
+
+
 def _share_tables(proto: onnx.ModelProto, folder: Path) -> None:
     """Move `TABLES` out of a graph into files, each written by the first graph that has it."""
     for tensor in proto.graph.initializer:
         if tensor.name not in TABLES:
             continue
         data, path = tensor.raw_data, folder / TABLES[tensor.name]
-        if path.is_file() and path.read_bytes() != data:
-            raise ExportError(f"the graphs do not agree on {tensor.name}: this is a bug of the exporter")
-        path.write_bytes(data)
+        _share(path, data)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", path.name), ("offset", "0"), ("length", str(len(data)))):
@@ -153,8 +158,7 @@ def convert(tts: MobileSpeech) -> dict[str, onnx.ModelProto]:
 
     Raises ExportError for a codec other than MiniCodec, whose waveform part is not written for the runtime.
     """
-    if not isinstance(tts.codec, MiniCodec):
-        raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
+    _check_codec(tts)
     return {name: to_onnx(graph) for name, graph in graphs(tts.model, tts.codec).items()}
 
 
@@ -177,28 +181,51 @@ def export(
     Raises ExportError for a folder with other files, or another codec than MiniCodec. The folder appears whole or not
     at all.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
-    converted = convert(tts) if converted is None else converted
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        codec = tts.codec
-        vectors = F.pad(codec.books.detach().float(), (0, 0, 0, 1))  # MASK has the last one of each layer, zero
-        (temporary / VECTORS).write_bytes(vectors.numpy().astype(np.float16 if int8 else np.float32).tobytes())
-        for name, proto in converted.items():
+
+    def write(temporary: Path) -> dict[str, object]:
+        for name, proto in (convert(tts) if converted is None else converted).items():
             copy = onnx.ModelProto()
             copy.CopyFrom(to_int8(proto) if int8 else proto)
             _share_tables(copy, temporary)
             (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
+        return {"precision": "int8" if int8 else "fp32", "opset": OPSET}
+
+    return write_folder(tts, folder, write, ("torch", "onnx", "onnxruntime"), provenance, licence)
+
+
+def write_folder(
+    tts: MobileSpeech,
+    folder: str | Path,
+    write: Callable[[Path], dict[str, object]],
+    made_with: Sequence[str],
+    provenance: Mapping[str, object] | None = None,
+    licence: str = LICENCE,
+) -> Path:
+    """An exported folder: graphs that `write` puts into the folder it is given, the codec's constants, a manifest.
+
+    Args:
+        write: returns what the manifest shall say of its graphs.
+        made_with: packages whose versions the manifest names.
+
+    Raises ExportError for a folder with other files. The folder appears whole or not at all.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
+    _check_codec(tts)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        said = write(temporary)
+        codec = tts.codec
+        vectors = F.pad(codec.books.detach().float(), (0, 0, 0, 1)).numpy()  # MASK, zero, is the last of each layer
+        _share(temporary / VECTORS, vectors.astype(np.float16 if said["precision"] == "int8" else np.float32).tobytes())
         tensors = {k: getattr(codec, k) for k in ("mel_basis", "mean", "components")}
         save_file({k: v.detach().float().contiguous().numpy() for k, v in tensors.items()}, temporary / CONSTANTS)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": digest(p)} for p in sorted(temporary.iterdir())}
         manifest = {
             "format": FORMAT,
-            "precision": "int8" if int8 else "fp32",
-            "opset": OPSET,
+            **said,
             "files": files,
             "phones": list(PHONES),
             "codec": asdict(_constants(codec)),
@@ -207,10 +234,7 @@ def export(
             "token_digest": codec.token_digest,
             "checkpoint_sha256": tts.checkpoint,
             "licence": licence,
-            "provenance": {
-                **(provenance or {}),
-                "made_with": {k: version(k) for k in ("torch", "onnx", "onnxruntime")},
-            },
+            "provenance": {**(provenance or {}), "made_with": {k: version(k) for k in made_with}},
         }
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (temporary / NAME).write_text(text)
@@ -223,6 +247,11 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_codec(tts: MobileSpeech) -> None:
+    if not isinstance(tts.codec, MiniCodec):
+        raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
 
 
 def _constants(codec: MiniCodec) -> CodecConstants:

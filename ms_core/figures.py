@@ -13,10 +13,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ms_core import paths
+from ms_core import milestones, paths
 from ms_core.checkpoint import write_atomic
 from ms_core.config import load_preset
 from ms_core.listening import SCALES
+from ms_core.milestones import Milestone
 from ms_core.records import Record, read_records
 from ms_core.report import CONDITION, QUALITY, RTF_SPLIT, RTF_THREADS, STUDY, bench_seconds, system_order
 
@@ -348,6 +349,26 @@ def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) 
     return figure
 
 
+def milestones_over_hours(rows: Sequence[Milestone]) -> Figure:
+    """WER, SIM and DistillMOS of a preset's milestones against hours of training. Raises ValueError without a row."""
+    if not rows:
+        raise ValueError("no milestone: evaluate a model with --milestone first")
+    figure, axes = _panels(1, len(milestones.METRICS), 8.0, 2.4)
+    with mpl.rc_context(STYLE):
+        for axis, metric in zip(axes, milestones.METRICS, strict=True):
+            rows = sorted(rows, key=lambda row: row.hours)
+            values = np.array([getattr(row, metric) for row in rows])  # (rows, 3)
+            error = np.abs(values[:, 1:] - values[:, :1]).T
+            axis.errorbar([r.hours for r in rows], values[:, 0], yerr=error, color=CYCLE[0], marker="o", elinewidth=1)
+            axis.set_title(QUALITY[metric][0])
+            axis.set_xlabel("hours of training")
+            axis.margins(x=0.1, y=0.12)
+        sizes = "/".join(str(n) for n in sorted({row.n for row in rows}))
+        splits = ", ".join(sorted({row.split for row in rows}))
+        figure.supxlabel(f"{splits}, n = {sizes} utterances; bars: 95 % bootstrap interval", fontsize=8)
+    return figure
+
+
 def rtf_length(records: Sequence[Record]) -> Figure:
     """RTF against the length of the output, a line a system and thread count. Raises ValueError without a bench."""
     lines: dict[tuple, list[Record]] = {}
@@ -396,6 +417,8 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         drawn[f"word-errors-{split}"] = word_errors(records, split)
     for split in sorted(s for s in studied if STUDY.fullmatch(s)["study"] in ("noisy-prompts", "prompt-lengths")):
         drawn[f"robustness-{split}"] = prompt_conditions(records, split)
+    if rows := milestones.read(results / milestones.FILE):
+        drawn["milestones"] = milestones_over_hours(rows)
     if any(r.metric == "rtf_total" for r in records):
         drawn["rtf-length"] = rtf_length(records)
     for log in sorted(results.glob("train-*.jsonl")):

@@ -1,7 +1,7 @@
 """Milestones of a preset: a row for every model that was worth measuring, kept in `results/<preset>/runs.json`.
 
-Records (`records.py`) tell of the shipped model alone and are replaced with it; milestones stay, so that one can see what
-training time and changes of method brought. They are measured on the dev split: test speakers choose nothing.
+Records (`records.py`) tell of the shipped model alone and are replaced with it; milestones stay, so that one can see
+what training time and changes of method brought. They are measured on a dev split: test speakers choose nothing.
 """
 
 import json

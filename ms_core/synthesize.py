@@ -21,7 +21,7 @@ from ms_core.data import Tokens
 from ms_core.encoder import round_durations
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.smd import fill_grid
-from ms_core.text import BOUNDARIES, PHONES, chunks, phone_ids, phonemise
+from ms_core.text import BOUNDARIES, FIRST_PHONES, PHONES, chunks, phone_ids, phonemise
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
 PROMPT_SECONDS = 3.0  # the paper's prompt length
@@ -221,6 +221,11 @@ class MobileSpeech:
             raise ConfigError(f"steps {list(steps)}: give {n_q} positive pass counts, one for each codec layer")
         return steps
 
+    @torch.inference_mode()
+    def decode(self, codes: Int[torch.Tensor, "n t"]) -> Float[np.ndarray, " l"]:
+        """Codes to float32 samples in [-1, 1]."""
+        return self.codec.decode(codes[None])[0, 0].cpu().numpy()
+
     def stream(
         self,
         text: str,
@@ -228,15 +233,20 @@ class MobileSpeech:
         seed: int = 0,
         steps: Sequence[int] | None = None,
         timings: dict[str, float] | None = None,
+        first: int | None = FIRST_PHONES,
     ) -> Iterator[Float[np.ndarray, " l"]]:
-        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text."""
+        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text.
+
+        first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
+        are then those of `synthesize`.
+        """
         clock = Clock(timings)
         phones = phonemise(text)
         clock.lap("text")
-        for index, part in enumerate(chunks(phones, CHUNK_PHONES)):
+        for index, part in enumerate(chunks(phones, CHUNK_PHONES, first)):
             codes, _ = self.generate(part, voice, seed + index, steps, timings=timings)
             clock.restart()
-            wave = self.codec.decode(codes[None])[0, 0].cpu().numpy()
+            wave = self.decode(codes)
             clock.lap("codec")
             yield wave
 
@@ -253,7 +263,7 @@ class MobileSpeech:
         `steps` are decoding passes for each codec layer. Seconds spent are added to `timings` under `text`, `prompt`,
         `duration`, `smd` and `codec`. Raises TextError for a text that cannot be read aloud.
         """
-        return np.concatenate(list(self.stream(text, voice, seed, steps, timings)))
+        return np.concatenate(list(self.stream(text, voice, seed, steps, timings, None)))
 
 
 class Clock:

@@ -31,6 +31,9 @@ MAX_DIGITS = 15
 MAX_LETTERS = 100
 """The longest run of characters without a space that is taken for a word; English words have up to 45 letters."""
 
+FIRST_PHONES = 48
+"""Of a streamed text's first part, where a pause is that near: about 4 s, so that sound starts early. Our choice."""
+
 _IDS = {phone: i for i, phone in enumerate(PHONES)}
 _IPA = {
     "ɑ": "AA", "æ": "AE", "ʌ": "AH", "ə": "AH", "ɔ": "AO", "aʊ": "AW", "aɪ": "AY", "ɛ": "EH", "ɚ": "ER", "ɝ": "ER",
@@ -163,28 +166,47 @@ def phones_of(words: Iterable[str]) -> list[str]:
     return phones
 
 
-def chunks(phones: Sequence[str], limit: int) -> list[list[str]]:
+def chunks(phones: Sequence[str], limit: int, first: int | None = None) -> list[list[str]]:
     """Cut a phone sequence at pauses into parts of at most `limit` phones; a part begins and ends with "_".
 
     A long pause is preferred, then a short one, then any word boundary, the last that fits; a word of more than `limit`
     phones is not cut.
+
+    first: for early audio, the first part ends at a pause (of a sentence, else of a clause) within so many phones; each
+    further part may be twice as long, up to `limit`, so that a part is filled while the one before it sounds. Where no
+    pause is so near, the next one ends the part. A text is never cut between words for the sake of early audio.
+    Raises ValueError for a `first` below 4.
     """
-    phones = list(phones)
-    parts = []
-    while len(phones) > limit:
-        inner = range(1, len(phones) - 1)
-        cut = 0
-        for kind in (LONG_PAUSE, SHORT_PAUSE, BOUNDARY):
-            cut = max((i for i in inner if phones[i] == kind and limit // 4 <= i < limit), default=0)
-            if cut:
-                break
-        if not cut:
-            cut = min((i for i in inner if phones[i] in BOUNDARIES), default=0)
-        if not cut:
-            break
+    if first is not None and first < 4:
+        raise ValueError(f"first {first}: a first part has at least 4 phones; None cuts by the limit alone")
+    phones, parts = list(phones), []
+    most = limit if first is None else min(first, limit)
+    while cut := _early_cut(phones, most, limit) or _cut(phones, limit):
         parts.append([*phones[:cut], BOUNDARY])
         phones = [BOUNDARY, *phones[cut + 1 :]]
+        most = min(2 * most, limit)
     return [*parts, phones]
+
+
+def _early_cut(phones: list[str], most: int, limit: int) -> int:
+    """Index of the pause at which a part of about `most` < `limit` phones ends, 0 for none; the rest is no crumb."""
+    if most >= limit or len(phones) <= most:
+        return 0
+    inner = range(max(most // 4, 1), min(len(phones) - most // 4, limit))
+    pauses = [i for i in inner if phones[i] in (LONG_PAUSE, SHORT_PAUSE)]
+    near = [i for i in pauses if i < most]
+    return max([i for i in near if phones[i] == LONG_PAUSE] or near, default=min(pauses, default=0))
+
+
+def _cut(phones: list[str], limit: int) -> int:
+    """Index of the boundary at which a part of at most `limit` phones ends, 0 where all fits or nothing can be cut."""
+    if len(phones) <= limit:
+        return 0
+    inner = range(1, len(phones) - 1)
+    for kind in (LONG_PAUSE, SHORT_PAUSE, BOUNDARY):
+        if cut := max((i for i in inner if phones[i] == kind and limit // 4 <= i < limit), default=0):
+            return cut
+    return min((i for i in inner if phones[i] in BOUNDARIES), default=0)
 
 
 @cache

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import CODEC, new_model, stir, utterance
 
+from ms_core import arm64, paths
 from ms_core import export as module
 from ms_core.codec import MiniCodec
 from ms_core.config import DecodingConfig
@@ -21,7 +22,7 @@ from ms_core.export_report import PYTORCH, compare, compare_records
 from ms_core.graphs import graphs
 from ms_core.mobile import MobileError, MobileRuntime, MobileVoice
 from ms_core.mobile.__main__ import main
-from ms_core.records import Provenance
+from ms_core.records import Provenance, read_records
 from ms_core.synthesize import MobileSpeech, Voice
 from ms_core.text import PHONES, TextError, phonemise
 
@@ -91,7 +92,7 @@ def test_synthesis_follows_seed_parts_and_durations(tts, voice, runtime, monkeyp
     theirs = tts.synthesize(TEXTS[1], voice, seed=4)
     assert once.dtype == np.float32 and once.shape == theirs.shape
     assert np.abs(once - theirs).max() < NEAR * np.abs(theirs).max()
-    assert timings.pop("passes") == 9 * len(list(runtime.stream(TEXTS[1], states)))
+    assert timings.pop("passes") == 9 * len(list(runtime.stream(TEXTS[1], states, first=None)))
     assert timings.keys() == {"text", "prompt", "duration", "smd", "codec"} and min(timings.values()) >= 0
     assert np.array_equal(once, runtime.synthesize(TEXTS[1], states, seed=4))
     assert len(list(runtime.stream(TEXTS[1], states))) > 1
@@ -260,3 +261,40 @@ def test_compare_and_records(tts, folders, voice) -> None:
     assert len({r.key for r in records}) == len(records)
     with pytest.raises(ValueError, match="0 texts"):
         compare(tts, folders, (), voice)
+
+
+def test_another_interpreter_is_compared(folders, voice_file, tmp_path, capsys) -> None:
+    """This machine's own Python stands in for the arm64 one: all must be equal."""
+    words = [str(folders["fp32"]), "--voice", str(voice_file), "--preset", "smoke", "--out", str(tmp_path / "a.json")]
+    assert arm64.main([*words, "--python", sys.executable]) == 0
+    records = {r.metric: r for r in read_records(tmp_path / "a.json")}
+    shares = {f"arm64_tokens_{name}" for name in ("own", "sampled", "forced")} | {"arm64_durations"}
+    assert records.keys() == shares | {"arm64_waveform_error"}
+    assert all(records[name].value == 1 for name in shares) and records["arm64_waveform_error"].value == 0
+    assert records["arm64_tokens_own"].checkpoint_sha256 == "0" * 64
+    assert "fp32" in capsys.readouterr().out
+    ours = arm64.speak([sys.executable], folders["fp32"], voice_file)
+    theirs = json.loads(json.dumps(ours))
+    theirs["runs"]["own"]["codes"][0][0] ^= 1
+    theirs["runs"]["sampled"]["codes"].pop()
+    found = arm64.agreement(ours, theirs)
+    assert found["tokens_own"] == 1 - 1 / np.size(ours["runs"]["own"]["codes"])
+    assert found["tokens_sampled"] == 0 and found["tokens_forced"] == found["durations"] == 1
+    assert arm64.main([*words, "--python", "/nowhere/python"]) == 2
+    assert "/nowhere/python cannot be run" in capsys.readouterr().err
+    assert arm64.main([*words, "--python", f"{sys.executable} -X nonsense -m nothing"]) == 2
+    assert "ended with 1" in capsys.readouterr().err
+
+
+def test_tokens_are_the_same_on_arm64(folders, voice_file, tmp_path) -> None:
+    root = paths.ROOT / "build" / "arm64" / "root"
+    qemu = root / "usr" / "bin" / "qemu-aarch64-static"
+    if not qemu.is_file() or not (root.parent / "site").is_dir():
+        pytest.skip("no emulator and arm64 Python in build/arm64: run .ci/arm64 once")
+    python = f"{qemu} -cpu cortex-a76 -L {root} {root}/usr/bin/python3.11"
+    words = [str(folders["fp32"]), "--voice", str(voice_file), "--preset", "smoke", "--out", str(tmp_path / "a.json")]
+    assert arm64.main([*words, "--python", python, "--path", str(root.parent / "site")]) == 0
+    records = {r.metric: r for r in read_records(tmp_path / "a.json")}
+    assert records["arm64_tokens_own"].evaluators["machine"] == "aarch64"
+    assert all(records[f"arm64_tokens_{name}"].value == 1 for name in ("own", "sampled", "forced"))
+    assert records["arm64_waveform_error"].value < NEAR

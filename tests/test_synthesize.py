@@ -113,11 +113,22 @@ def test_a_voice_is_encoded_once_until_another_speaks(codec, monkeypatch) -> Non
 def test_a_long_text_is_spoken_in_parts(tts, voice, monkeypatch) -> None:
     monkeypatch.setattr(synthesize, "CHUNK_PHONES", 24)
     text = "One two three, four five six. Seven eight nine ten, eleven twelve."
-    parts = list(tts.stream(text, voice, seed=5))
+    parts = list(tts.stream(text, voice, seed=5, first=None))
     assert len(parts) == len(chunks(phonemise(text), 24)) > 2
     assert np.array_equal(np.concatenate(parts), tts.synthesize(text, voice, seed=5))
     codes, _ = tts.generate(chunks(phonemise(text), 24)[1], voice, seed=6)
     assert np.array_equal(parts[1], tts.codec.decode(codes[None])[0, 0].numpy())
+
+
+def test_a_stream_starts_with_a_short_part(tts, voice) -> None:
+    text = "One two three, four five six. Seven eight nine ten, eleven twelve."
+    phones = phonemise(text)
+    parts, cut = list(tts.stream(text, voice, seed=5, first=32)), chunks(phones, synthesize.CHUNK_PHONES, 32)
+    assert len(parts) == len(cut) == 2 and cut[0] == phonemise("One two three, four five six")
+    for k, part in enumerate(cut):
+        assert np.array_equal(parts[k], tts.decode(tts.generate(part, voice, seed=5 + k)[0]))
+    assert len(list(tts.stream("One two three.", voice))) == 1
+    assert np.array_equal(tts.synthesize(text, voice, seed=5), tts.decode(tts.generate(phones, voice, seed=5)[0]))
 
 
 def test_timings_are_added_up(tts, voice) -> None:
@@ -179,6 +190,41 @@ def test_chunks_prefer_long_pauses_and_leave_a_long_word_whole() -> None:
     endless = ["_", *["B"] * 30, "_"]
     assert chunks(endless, 10) == [endless]
     assert chunks(["_", "B", ",", *["T"] * 30, "_"], 10) == [["_", "B", "_"], ["_", *["T"] * 30, "_"]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(WORDS, st.integers(4, 40), st.integers(40, 80))
+def test_early_parts_end_at_pauses_and_grow(words: list[tuple[list[str], str]], first: int, limit: int) -> None:
+    phones = ["_"]
+    for word, boundary in words:
+        phones += [*word, boundary]
+    phones[-1] = "_"
+    parts, at, most = chunks(phones, limit, first), 0, first
+    for part in parts[:-1]:
+        left, at = phones[at:], at + len(part) - 1
+        pauses = [i for i in range(max(most // 4, 1), min(len(left) - most // 4, limit)) if left[i] in ",."]
+        assert phones[at] in BOUNDARIES and len(part) <= limit
+        assert phones[at] in ",." or (len(left) > limit and (most >= limit or not pauses))
+        if most < limit and pauses and len(part) > most:
+            assert len(part) - 1 == pauses[0]  # none was nearer
+        most = min(2 * most, limit)
+    assert at + len(parts[-1]) == len(phones)
+    assert len(phones) > first or parts == [phones]
+    assert [p for part in parts for p in part if p not in BOUNDARIES] == [p for p in phones if p not in BOUNDARIES]
+
+
+def test_early_parts_of_a_known_text() -> None:
+    word = ["B", "AA1", "T", "_"]
+    clause = [*word * 3][:-1]  # 11 phones
+    phones = ["_", *clause, ",", *clause, ".", *clause, ",", *clause, "_"]
+    one = ["_", *clause, "_"]
+    assert chunks(phones, 160) == [phones]
+    assert chunks(phones, 160, 16) == [one, one, ["_", *phones[25:]]]  # then at the full stop
+    assert chunks(phones, 160, 30) == [[*phones[:24], "_"], ["_", *phones[25:]]]  # the full stop before the comma
+    flat = ["_", *(word * 30)]
+    assert chunks(flat, 160, 16) == [flat]  # no pause, so no early audio
+    with pytest.raises(ValueError, match="first 3"):
+        chunks(phones, 160, 3)
 
 
 # -- voices -----------------------------------------------------------------------------------------------------------

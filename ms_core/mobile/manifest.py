@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FORMAT = "ms-mobile-1"
@@ -46,6 +46,10 @@ class Manifest:
         files: name -> {"bytes", "sha256"} of every file beside the manifest.
         phones: the phone table; a symbol's index is its id.
         chunk_phones: a longer text is spoken in parts of at most so many phones.
+        runtime: "onnx", or "executorch", whose opset is 0.
+        graphs: of ExecuTorch programs, which have no names for them: {"inputs", "outputs"} in their order; an input's
+            shape has the name of an axis in place of a length that may vary.
+        limits: the greatest length of each such axis.
     """
 
     precision: str
@@ -59,6 +63,9 @@ class Manifest:
     checkpoint_sha256: str
     licence: str
     provenance: dict[str, object]
+    runtime: str = "onnx"
+    graphs: dict[str, dict[str, object]] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
 
     @property
     def megabytes(self) -> float:

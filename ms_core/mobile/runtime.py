@@ -13,7 +13,7 @@ from ms_core.mobile.codec import MobileCodec
 from ms_core.mobile.decoding import fill_grid, regulate, round_durations
 from ms_core.mobile.manifest import MobileError, read_manifest
 from ms_core.mobile.voice import MobileVoice
-from ms_core.text import BOUNDARIES, PHONES, chunks, phone_ids, phonemise
+from ms_core.text import BOUNDARIES, FIRST_PHONES, PHONES, chunks, phone_ids, phonemise
 
 SpeakerStates = dict[str, np.ndarray]
 """Outputs of the prompt's graph by name: all that the other graphs need of a voice."""
@@ -30,14 +30,21 @@ class MobileRuntime:
         threads: that onnxruntime uses for one operator.
         check: compare every file with its sha256 in the manifest; without, sizes alone are compared.
 
-    Raises MobileError for a folder that is incomplete, damaged or of another version.
+    Raises MobileError for a folder that is incomplete, damaged, of another version or for another runtime.
     """
+
+    kind = "onnx"  # of the folders that it runs
 
     def __init__(self, folder: str | Path, threads: int = 1, check: bool = True):
         if threads < 1:
             raise MobileError(f"threads {threads}: give at least 1")
         self.folder, self.threads = Path(folder), threads
         self.manifest = read_manifest(folder, check)
+        if self.manifest.runtime != self.kind:
+            raise MobileError(
+                f"{folder} is an export to {self.manifest.runtime}, {type(self).__name__} runs {self.kind}: "
+                f"`ms-core export --to {self.kind}` writes that"
+            )
         if self.manifest.phones != PHONES:
             raise MobileError(f"{folder}: its phone table is not this version's: export the model again")
         self.sample_rate = self.manifest.codec.sample_rate
@@ -169,15 +176,20 @@ class MobileRuntime:
         seed: int = 0,
         steps: Sequence[int] | None = None,
         timings: dict[str, float] | None = None,
+        first: int | None = FIRST_PHONES,
     ) -> Iterator[np.ndarray]:
-        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text."""
+        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text.
+
+        first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
+        are then those of `synthesize`.
+        """
         start = time.perf_counter()
         phones = phonemise(text)
         start = _lap(timings, "text", start)
         if not isinstance(voice, dict):
             voice = self.enrol(voice)
         _lap(timings, "prompt", start)
-        for index, part in enumerate(chunks(phones, self.manifest.chunk_phones)):
+        for index, part in enumerate(chunks(phones, self.manifest.chunk_phones, first)):
             codes, _ = self.generate(part, voice, seed + index, steps, timings=timings)
             start = time.perf_counter()
             wave = self.decode(codes)
@@ -198,7 +210,7 @@ class MobileRuntime:
         Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd` and `codec`, and the number of
         decoding passes under `passes`. Raises TextError for a text that cannot be read aloud.
         """
-        return np.concatenate(list(self.stream(text, voice, seed, steps, timings)))
+        return np.concatenate(list(self.stream(text, voice, seed, steps, timings, None)))
 
     def _steps(self, steps: Sequence[int] | None) -> Sequence[int]:
         if steps is None:

@@ -1,0 +1,136 @@
+"""MobileSpeech as ExecuTorch programs (.pte) in fp32, whose products and convolutions XNNPACK runs, here or on a phone.
+
+The graphs are those of `ms_core.graphs`, as in the ONNX export. ExecuTorch plans memory before it runs, so every length
+has a limit (`LIMITS`). ExecuTorch's Python runtime needs torch; on a phone its C++, Java or Swift runtime takes its
+place, and what `ms_core.mobile` does in numpy is to be written there. Export and runtime are our choice.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from ms_core.export import LICENCE, ExportError, write_folder
+from ms_core.graphs import Graph, graphs
+from ms_core.mobile.manifest import MobileError
+from ms_core.mobile.runtime import MobileRuntime
+from ms_core.synthesize import MobileSpeech
+
+LIMITS = {"p": 256, "q": 128, "s": 512, "t": 1024, "r": 1024}
+"""Greatest lengths: phones of a part and of the prompt, frames of the prompt (10 s), of a part (20 s), to be filled."""
+
+
+def need_executorch() -> None:
+    """Raises ExportError where ExecuTorch is not installed, or does not go with the torch that is."""
+    try:
+        import executorch.exir  # noqa: F401
+    except ImportError as error:
+        raise ExportError(
+            f"ExecuTorch cannot be imported beside torch {torch.__version__} ({error}): "
+            "pip install 'ms-core[executorch]'"
+        ) from None
+
+
+def to_pte(graph: Graph) -> bytes:
+    """A graph as an ExecuTorch program with the method `forward`; minutes of work for the larger ones.
+
+    Inputs and outputs stand in the order of `graph.inputs` and `graph.outputs`. Raises ExportError without ExecuTorch.
+    """
+    need_executorch()
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in LIMITS.items()}
+    shapes = {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in graph.axes.items()}
+    # with oneDNN, torch asks whether a convolution is small enough for another kernel, and that answer becomes a limit
+    with warnings.catch_warnings(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        warnings.simplefilter("ignore")
+        program = torch.export.export(graph.module, (), kwargs=graph.inputs, dynamic_shapes=shapes, strict=False)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    plan = lowered.executorch_program.execution_plan[0]
+    for (name, example), index in zip(graph.inputs.items(), plan.inputs, strict=True):
+        wanted = [LIMITS.get(graph.axes[name].get(axis), length) for axis, length in enumerate(example.shape)]
+        if plan.values[index].val.sizes != wanted:  # lowering may narrow a length without a word
+            raise ExportError(f"ExecuTorch allows {name} {plan.values[index].val.sizes}, not {wanted}: a bug of ours")
+    return lowered.buffer
+
+
+def export_executorch(
+    tts: MobileSpeech,
+    folder: str | Path,
+    provenance: Mapping[str, object] | None = None,
+    licence: str = LICENCE,
+) -> Path:
+    """Write the folder that `ExecutorchRuntime` reads, and return it; options and errors as in `export.export`."""
+    need_executorch()
+
+    def write(temporary: Path) -> dict[str, object]:
+        said = {}
+        for name, graph in graphs(tts.model, tts.codec).items():
+            (temporary / f"{name}.pte").write_bytes(to_pte(graph))
+            shape = {
+                k: [graph.axes[k].get(axis, length) for axis, length in enumerate(tensor.shape)]
+                for k, tensor in graph.inputs.items()
+            }
+            said[name] = {"inputs": [[k, shape[k]] for k in graph.inputs], "outputs": list(graph.outputs)}
+        return {"precision": "fp32", "opset": 0, "runtime": "executorch", "graphs": said, "limits": LIMITS}
+
+    return write_folder(tts, folder, write, ("torch", "executorch"), provenance, licence)
+
+
+class Program:
+    """A loaded .pte with the face of an onnxruntime session; `inputs` and `outputs` as in the manifest.
+
+    Raises MobileError for a program that cannot be loaded, and, when it runs, for a length above its limit.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[Sequence], outputs: Sequence[str], limits: Mapping[str, int]):
+        from executorch.runtime import Runtime, Verification
+
+        self._shapes, self._limits, self._outputs = dict(inputs), limits, outputs
+        try:
+            self._program = Runtime.get().load_program(path, verification=Verification.Minimal)
+            self._method = self._program.load_method("forward")
+        except RuntimeError as error:
+            raise MobileError(f"{path} cannot be loaded by ExecuTorch ({error})") from error
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in self._shapes]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in self._outputs]
+
+    def run(self, names: None, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs, in order."""
+        for name, shape in self._shapes.items():
+            for axis, length in zip(shape, inputs[name].shape, strict=True):
+                if length > self._limits.get(axis, length):
+                    raise MobileError(
+                        f"{name} of shape {inputs[name].shape}: this export allows {axis} up to {self._limits[axis]}; "
+                        "split the text, or enrol a shorter prompt"
+                    )
+        given = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self._shapes]
+        return [output.numpy().copy() for output in self._method.execute(given)]
+
+
+class ExecutorchRuntime(MobileRuntime):
+    """`MobileRuntime` over an export to ExecuTorch, on this machine's XNNPACK; `threads` is XNNPACK's own choice.
+
+    Raises MobileError as `MobileRuntime` does, and where ExecuTorch is not installed.
+    """
+
+    kind = "executorch"
+
+    def __init__(self, folder: str | Path, check: bool = True):
+        try:
+            need_executorch()
+        except ExportError as error:
+            raise MobileError(str(error)) from None
+        super().__init__(folder, check=check)
+
+    def _load(self, name: str) -> Program:
+        said = self.manifest.graphs[name]
+        return Program(self.folder / f"{name}.pte", said["inputs"], said["outputs"], self.manifest.limits)
