@@ -308,7 +308,7 @@ def evaluate(
     from ms_core.config import DataConfig, DecodingConfig, parse
     from ms_core.evaluate import evaluate as run
     from ms_core.protocol import Trials
-    from ms_core.records import Provenance
+    from ms_core.records import MILESTONES, Provenance
     from ms_core.robustness import METRICS, STUDIES, evaluate_study
     from ms_core.synthesize import MobileSpeech
 
@@ -326,7 +326,7 @@ def evaluate(
         trials = Trials.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, keep_audio=keep_audio)
         if milestone is not None:
-            milestones.add(paths.results(made["name"]) / milestones.FILE, records, system, made, milestone)
+            milestones.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}

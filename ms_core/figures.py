@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from ms_core.checkpoint import write_atomic
 from ms_core.config import load_preset
 from ms_core.listening import SCALES
 from ms_core.milestones import Milestone
-from ms_core.records import Record, read_records
+from ms_core.records import MILESTONES, Record, read_records
 from ms_core.report import CONDITION, QUALITY, RTF_SPLIT, RTF_THREADS, STUDY, bench_seconds, system_order
 
 STYLE = {
@@ -417,7 +418,7 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         drawn[f"word-errors-{split}"] = word_errors(records, split)
     for split in sorted(s for s in studied if STUDY.fullmatch(s)["study"] in ("noisy-prompts", "prompt-lengths")):
         drawn[f"robustness-{split}"] = prompt_conditions(records, split)
-    if rows := milestones.read(results / milestones.FILE):
+    if rows := milestones.read(results / MILESTONES):
         drawn["milestones"] = milestones_over_hours(rows)
     if any(r.metric == "rtf_total" for r in records):
         drawn["rtf-length"] = rtf_length(records)

@@ -15,7 +15,6 @@ from ms_core.checkpoint import write_json
 from ms_core.config import Config
 from ms_core.records import Record, git_commit
 
-FILE = "runs.json"
 METRICS = ("wer", "sim_campp", "distillmos")
 
 

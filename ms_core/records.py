@@ -24,6 +24,7 @@ from ms_core.checkpoint import sha256, write_json
 
 DIGITS = 6  # decimals of a stored number
 RESAMPLES = 2000
+MILESTONES = "runs.json"  # lies beside records, and holds none: see ms_core.milestones
 LEVEL = 0.95
 UNITS = {  # of the metrics that have a fixed name; a metric of another name states its own unit
     "wer": "fraction",
@@ -248,8 +249,9 @@ def read_file(path: Path) -> list[Record]:
 
 
 def read_sourced(folder: Path) -> list[tuple[str, Record]]:
-    """(file name, record) of every `*.json` of a folder, in file order. An absent folder holds no record."""
-    return [(path.name, record) for path in sorted(Path(folder).glob("*.json")) for record in read_file(path)]
+    """(file name, record) of a folder's `*.json` but `MILESTONES`, in file order. An absent folder holds no record."""
+    files = [path for path in sorted(Path(folder).glob("*.json")) if path.name != MILESTONES]
+    return [(path.name, record) for path in files for record in read_file(path)]
 
 
 def read_records(folder: Path) -> list[Record]:
