@@ -44,23 +44,26 @@ def compare(
     repeats: int = 3,
     threads: int = 1,
     checkpoint: str | Path | None = None,
+    parity: Sequence[str] | None = None,
 ) -> dict[str, dict]:
     """Measure PyTorch and exported folders ({"fp32": folder, "int8": folder}) side by side.
 
     Args:
-        texts: each is spoken whole; tokens are compared on the first part of each (see `text.chunks`).
+        texts: each is spoken whole, for the clock.
         checkpoint: folder of the pair that was exported; its size and PyTorch's memory are reported where it is given.
+        parity: texts on whose first parts (see `text.chunks`) tokens are compared; by default `texts`.
 
-    Returns, for "pytorch" and each name of `folders`: `texts` (their number) and `audio_seconds`; `rtf`, a list over
-    repeats for `total`, `cpu` (CPU seconds of the process; steadier on a busy machine) and every part; `size_mb`;
-    `peak_rss_mb` of a fresh process; and, but for "pytorch", what `agreement` returns.
+    Returns, for "pytorch" and each name of `folders`: `texts` (the number of `parity`) and `audio_seconds`; `rtf`, a
+    list over repeats for `total`, `cpu` (CPU seconds of the process; steadier on a busy machine) and every part;
+    `size_mb`; `peak_rss_mb` of a fresh process; and, but for "pytorch", what `agreement` returns.
     """
-    if not texts or repeats < 1:
-        raise ValueError(f"{len(texts)} texts, {repeats} repeats: give at least one of each")
+    parity = texts if parity is None else parity
+    if not texts or not parity or repeats < 1:
+        raise ValueError(f"{len(texts)} and {len(parity)} texts, {repeats} repeats: give at least one of each")
     runtimes = {name: MobileRuntime(folder, threads) for name, folder in folders.items()}
     states = {name: runtime.enrol(mobile_voice(voice)) for name, runtime in runtimes.items()}
     systems = {PYTORCH: (tts, voice), **{name: (runtimes[name], states[name]) for name in runtimes}}
-    found: dict[str, dict] = {name: {"texts": len(texts), "rtf": {}} for name in systems}
+    found: dict[str, dict] = {name: {"texts": len(parity), "rtf": {}} for name in systems}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -72,7 +75,7 @@ def compare(
                     if repeat >= 0:
                         found[name]["rtf"].setdefault(part, []).append(value / seconds)
         for name, runtime in runtimes.items():
-            found[name] |= agreement(tts, runtime, texts, voice, states[name], seed)
+            found[name] |= agreement(tts, runtime, parity, voice, states[name], seed)
     finally:
         torch.set_num_threads(before)
     with tempfile.TemporaryDirectory() as folder:
