@@ -273,7 +273,7 @@ def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
     with torch.no_grad():
         copy.query.weight.zero_()
         copy.query.bias.zero_()
-        copy.log_sharpness.fill_(math.log(1e4) / GAIN)
+        copy.reach.fill_(1e-4)
         copy.gate[:, :, 0] = 1 / 2  # two heads that find the same
         copy.gate[:, :, 1] = 0.0
     codes = torch.arange(N * 10).reshape(1, N, 10) % BINS  # no two frames share a layer's code
