@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,3 +108,8 @@ def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], d
         return load_file(weights), meta
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{weights}: not safetensors ({error})") from None
+
+
+def hours_behind(provenance: Mapping[str, object]) -> float:
+    """Hours of training behind a checkpoint, with those of the checkpoints that it started from."""
+    return round(sum(float(provenance.get(key, 0)) for key in ("training_hours", "hours_before")), 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ms_core.checkpoint import write_json
+from ms_core.checkpoint import hours_behind, write_json
 from ms_core.config import Config
 from ms_core.records import Record, git_commit
 
@@ -65,7 +65,7 @@ def add(path: Path, records: Sequence[Record], system: str, made: Mapping[str, o
         commit=git_commit(),
         note=note,
         checkpoint_sha256=one.checkpoint_sha256,
-        hours=round(float(made["training_hours"]) + float(made.get("hours_before", 0)), 3),
+        hours=hours_behind(made),
         speech_hours=float(made["speech_hours"]),
         split=one.split,
         n=one.n,

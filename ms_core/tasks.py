@@ -1,5 +1,6 @@
 """The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
 
+import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from lhotse import CutSet
 from torch import Tensor, nn
 
 from ms_core.augment import Equaliser
-from ms_core.checkpoint import CheckpointError, sha256
+from ms_core.checkpoint import CheckpointError, hours_behind, sha256
 from ms_core.codec import Codec, MiniCodec
 from ms_core.config import ConfigError, Preset
 from ms_core.data import Sampler, collate
@@ -52,6 +53,8 @@ class ModelTask:
         values = {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
         if self.start is not None:
             values["started_from"] = sha256(self.start / "weights.safetensors")
+            made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
+            values["hours_before"] = hours_behind(made)
         return values
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ms_core import train as training
-from ms_core.checkpoint import CheckpointError
+from ms_core.checkpoint import CheckpointError, hours_behind, sha256
 from ms_core.codec import MiniCodec, load_codec
 from ms_core.config import Preset, override
 from ms_core.model import MobileSpeechModel
@@ -304,3 +304,22 @@ def test_two_processes_end_with_equal_weights(codec, cuts, tmp_path) -> None:
         assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
         assert all(math.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str))
     assert MobileSpeechModel.load(tmp_path / "model" / "export", codec)
+
+
+def test_a_run_may_start_from_an_earlier_model(codec, cuts, tmp_path) -> None:
+    first = train(model_task(codec, cuts), tmp_path / "a")
+    made = json.loads((first / "config.json").read_text())["provenance"]
+
+    def again(preset: Preset = DROPOUT) -> ModelTask:
+        return ModelTask(preset, codec, cuts["train"], cuts["dev"], start=first)
+
+    task = again(override(DROPOUT, {"model.dropout": 0.2}))
+    kept = MobileSpeechModel.load(first, codec).state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in task.networks["model"].state_dict().items())
+    second = train(again(), tmp_path / "b")
+    told = json.loads((second / "config.json").read_text())["provenance"]
+    assert told["started_from"] == sha256(first / "weights.safetensors")
+    assert told["hours_before"] == made["training_hours"] and "hours_before" not in made
+    assert hours_behind(told) == pytest.approx(made["training_hours"] + told["training_hours"])
+    with pytest.raises(CheckpointError, match="its sizes differ"):
+        again(override(DROPOUT, {"model.smd_layers": DROPOUT.model.smd_layers + 1}))
