@@ -229,7 +229,7 @@ def write_folder(
             "files": files,
             "phones": list(PHONES),
             "codec": asdict(_constants(codec)),
-            "decoding": asdict(Decoding(**tts.decoding.model_dump())),
+            "decoding": asdict(_decoding(tts)),
             "chunk_phones": CHUNK_PHONES,
             "token_digest": codec.token_digest,
             "checkpoint_sha256": tts.checkpoint,
@@ -252,6 +252,11 @@ def write_folder(
 def _check_codec(tts: MobileSpeech) -> None:
     if not isinstance(tts.codec, MiniCodec):
         raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
+
+
+def _decoding(tts: MobileSpeech) -> Decoding:
+    """What the runtime has to know of the decoding; `copy_sharpness` is in the graphs."""
+    return Decoding(**tts.decoding.model_dump(include=set(Decoding.__dataclass_fields__)))
 
 
 def _constants(codec: MiniCodec) -> CodecConstants:

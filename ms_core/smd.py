@@ -113,6 +113,7 @@ class PromptCopy(nn.Module):
         self.key = nn.Linear(dim, dim)
         reach = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
         self.register_buffer("reach", reach, persistent=False)
+        self.sharpness = 1.0  # of decoding (`DecodingConfig.copy_sharpness`): divides `reach`
         self.gate = nn.Parameter(torch.zeros(n_q, heads, 2, width))
         nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
         self.enter = nn.Linear(heads * 2 * width, dim)
@@ -146,7 +147,7 @@ class PromptCopy(nn.Module):
             near = (
                 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]
             )  # -(distance^2), up to a constant
-            score = content + near[:, None] / self.reach[:, None, None]
+            score = content + near[:, None] * (self.sharpness / self.reach[:, None, None])
             if mask is not None:
                 score = score.masked_fill(~mask[:, None, None], -torch.inf)
             weight = score.softmax(-1)  # (b, h, t, s)

@@ -86,6 +86,8 @@ class MobileSpeech:
 
     def __init__(self, codec: Codec, model: MobileSpeechModel, decoding: DecodingConfig, checkpoint: str = ""):
         self.codec, self.model, self.decoding, self.checkpoint = codec, model.eval(), decoding, checkpoint
+        if model.smd.copy is not None:
+            model.smd.copy.sharpness = decoding.copy_sharpness
         self.sample_rate = codec.config.sample_rate
         self._states: tuple[Voice, VoiceStates] | None = None  # of the voice that spoke last
 

@@ -316,3 +316,24 @@ def test_partial_sums_are_the_code_vectors_layer_by_layer(decoder) -> None:
         added = sums[:, layer + 1] - sums[:, layer]
         assert torch.allclose(added, decoder.prior.books[layer, codes[:, layer]], atol=1e-5)
     assert torch.allclose(sums[:, -1], decoder.prior.known(codes), atol=1e-5)
+
+
+def test_sharpness_narrows_what_is_copied(decoder) -> None:
+    copy, prompt = decoder.copy, prompt_of(decoder, 9)
+    known = prompt.copy[1][:, 2, [2]]  # of layers 1 and 2 in frame 2 of the prompt
+
+    def distance(sharpness: float) -> float:
+        copy.sharpness = sharpness
+        _, copied = copy(noise(1, 1, DIM), known, torch.tensor([2]), *prompt.copy, prompt.mask)
+        exact = (prompt.copy[1][:, -1] - prompt.copy[1][:, 2])[:, [2]] / copy.scale[2]
+        return float((copied - copy.gate[2].sum(0)[0] * exact).detach().norm())
+
+    gate = copy.gate.detach().clone()
+    try:
+        with torch.no_grad():
+            copy.gate[2, :, 1] = 0.0
+        assert distance(1000.0) < 1e-2 < distance(0.01)
+    finally:
+        copy.sharpness = 1.0
+        with torch.no_grad():
+            copy.gate.copy_(gate)
