@@ -64,6 +64,10 @@ STUDY_TITLES = {
 CONDITION = re.compile(
     r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$"
 )  # at the end of a system's name in a study
+PEERS_NOTE = (
+    "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
+    "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
+)
 SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1}  # else 4
 PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
 
@@ -246,7 +250,8 @@ def main_markdown(results: Results) -> str:
         if controls := _grid(results, split, CONTROLS):
             parts += ["Controls:\n", controls]
     if speed := _speed(results):
-        parts += ["## Speed and memory\n", speed]
+        beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
+        parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
     rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
     parts += [
         "## MobileSpeech's figures elsewhere\n",
