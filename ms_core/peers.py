@@ -194,7 +194,8 @@ def comparison_records(found: Sequence[Comparison], provenance: Provenance, ours
         repeats, system = len(one.theirs), f"peer/{one.system}"
         how = (
             f"random weights at the published sizes ({one.params / 1e6:.0f} M parameters); "
-            f"{one.audio_seconds:.2f} s of speech, prompt of {PROMPT_SECONDS:g} s; {_units_in_words(one.counts, repeats)}; not counted: {one.left_out}"
+            f"{one.audio_seconds:.2f} s of speech, prompt of {PROMPT_SECONDS:g} s; "
+            f"{_units_in_words(one.counts, repeats)}; not counted: {one.left_out}"
         )
         ratios = [theirs / ours for theirs, ours in zip(one.theirs, one.ours, strict=True)]
         ratio_how = (
