@@ -50,6 +50,12 @@ def passage(words: int) -> str:
     return " ".join(known[i % len(known)] for i in range(max(1, words)))
 
 
+def text_of_length(tts, voice, seconds: float, seed: int = 0) -> str:
+    """A text that takes a synthesiser about `seconds` to say with a voice."""
+    first = tts.synthesize(passage(FIRST_WORDS), voice, seed=seed)
+    return passage(round(FIRST_WORDS * seconds * tts.sample_rate / len(first)))
+
+
 def bench(
     tts,
     prompt: np.ndarray | Path,
@@ -73,8 +79,7 @@ def bench(
     try:
         reset = reset_peak_rss()
         voice = tts.voice(prompt, text=prompt_text)
-        first = tts.synthesize(passage(FIRST_WORDS), voice, seed=seed)
-        text = passage(round(FIRST_WORDS * seconds * tts.sample_rate / len(first)))
+        text = text_of_length(tts, voice, seconds, seed)
         tts.synthesize(text, voice, seed=seed)  # warm-up at this length
         runs: dict[str, list[float]] = {"voice": [], "total": []}
         passes, audio_seconds = None, 0.0

@@ -344,6 +344,9 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech, about.")] = 10.0,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also time networks of other systems' shapes, in turns with ours.")
+    ] = False,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
@@ -374,13 +377,19 @@ def bench(
     system = f"mobilespeech-{name}"
     records = bench_records(result, provenance, system, seconds)
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
+    if peers:
+        from ms_core.peers import compare, comparison_records
+
+        found = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+        records += comparison_records(found, provenance, system, seconds)
     if out is not None:
         write_records(out, records)
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     for record in records:
-        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
+        peer = f"{record.system}\t" * (record.system != system)
+        typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
 
 
 @command("export")

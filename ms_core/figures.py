@@ -371,10 +371,14 @@ def milestones_over_hours(rows: Sequence[Milestone]) -> Figure:
 
 
 def rtf_length(records: Sequence[Record]) -> Figure:
-    """RTF against the length of the output, a line a system and thread count. Raises ValueError without a bench."""
+    """RTF against the length of the output, a line a system and thread count. Raises ValueError without a bench.
+
+    Peers, many times slower, are in `peer_speed`.
+    """
     lines: dict[tuple, list[Record]] = {}
     for record in records:
-        if record.metric == "rtf_total" and record.split.startswith("bench-"):
+        peer = record.system.startswith("peer/")
+        if record.metric == "rtf_total" and record.split.startswith("bench-") and not peer:
             key = (system_order(record.system), record.system, record.threads or 0, record.device)
             lines.setdefault(key, []).append(record)
     if not lines:
@@ -395,6 +399,37 @@ def rtf_length(records: Sequence[Record]) -> Figure:
         axis.set_xlabel("length of the speech, s")
         axis.set_title("RTF (compute seconds / audio seconds) ↓")
         axis.legend()
+    return figure
+
+
+def peer_speed(records: Sequence[Record]) -> Figure:
+    """RTF of the main bench, ours beside peers', on a logarithmic axis, with the ratio to ours where it was measured.
+
+    Raises ValueError without a peer.
+    """
+    bench = [r for r in records if r.split == RTF_SPLIT and r.threads == RTF_THREADS]
+    speed = {r.system: r for r in bench if r.metric == "rtf_total"}
+    ratios = {r.system: r for r in bench if r.metric == "time_ratio"}
+    systems = sorted((s for s in speed if s.startswith(("peer/", "mobilespeech-"))), key=lambda s: speed[s].value)
+    if not any(s.startswith("peer/") for s in systems):
+        raise ValueError(f"no peer's rtf_total on {RTF_SPLIT} with {RTF_THREADS} thread: run the bench with --peers")
+    figure, (axis,) = _panels(1, 1, 5.6, 0.8 + 0.24 * len(systems))
+    with mpl.rc_context(STYLE):
+        for row, system in enumerate(systems):
+            colour, marker = group_style(system)
+            record = speed[system]
+            axis.errorbar(record.value, row, xerr=_error(record), fmt=marker, color=colour, elinewidth=1.2)
+            if ratio := ratios.get(system):
+                spot = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+                axis.annotate(f"{ratio.value:.3g} ×", (record.value, row), **spot)
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(systems)), [label(system) for system in systems])
+        axis.set_ylim(len(systems) - 0.5, -0.5)
+        axis.margins(x=0.15)
+        axis.tick_params(axis="y", length=0)
+        axis.set_title("RTF (compute seconds / audio seconds) ↓")
+        about = f"{bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread; ×: compute time over ours"
+        figure.supxlabel(f"{about}; peers: random weights, without vocoder", fontsize=8)
     return figure
 
 
@@ -420,8 +455,10 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         drawn[f"robustness-{split}"] = prompt_conditions(records, split)
     if rows := milestones.read(results / MILESTONES):
         drawn["milestones"] = milestones_over_hours(rows)
-    if any(r.metric == "rtf_total" for r in records):
+    if any(r.metric == "rtf_total" and not r.system.startswith("peer/") for r in records):
         drawn["rtf-length"] = rtf_length(records)
+    if any(r.metric == "time_ratio" and (r.split, r.threads) == (RTF_SPLIT, RTF_THREADS) for r in records):
+        drawn["peer-speed"] = peer_speed(records)
     for log in sorted(results.glob("train-*.jsonl")):
         drawn[log.stem] = training_curves(read_log(log))
     return [path for name, figure in drawn.items() for path in save(figure, folder, name)]

@@ -49,6 +49,7 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
     "duration_ratio_share": "fraction",
     "enrolment_refused": "fraction",
     "prompt_seconds": "s",
+    "time_ratio": "ratio",
     "peak_rss_mb": "MB",
     "params": "count",
     "size_mb": "MB",

@@ -64,6 +64,11 @@ STUDY_TITLES = {
 CONDITION = re.compile(
     r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$"
 )  # at the end of a system's name in a study
+PEERS_NOTE = (
+    "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
+    "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
+)
+SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1}  # else 4
 PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
 
 
@@ -207,10 +212,11 @@ def _speed(results: Results) -> str:
         r = cell.record
         key = (system_order(r.system), r.system, bench_seconds(r.split), r.threads or 0, r.device)
         groups.setdefault(key, {})[r.metric] = cell
-    metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (not m.startswith("rtf_total"), m))
+    first = ("rtf_total", "time_ratio")
+    metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (m != first[0], m != first[1], m))
     rows = [
         [system, f"{seconds:g}", str(threads or DASH), device]
-        + [format_cell(group.get(m), 0 if m.endswith("_mb") else 4) for m in metrics]
+        + [format_cell(group.get(m), SPEED_DECIMALS.get(m, 4)) for m in metrics]
         for (_, system, seconds, threads, device), group in sorted(groups.items())
     ]
     return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
@@ -244,7 +250,8 @@ def main_markdown(results: Results) -> str:
         if controls := _grid(results, split, CONTROLS):
             parts += ["Controls:\n", controls]
     if speed := _speed(results):
-        parts += ["## Speed and memory\n", speed]
+        beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
+        parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
     rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
     parts += [
         "## MobileSpeech's figures elsewhere\n",

@@ -17,7 +17,7 @@ import yaml
 from conftest import MODEL, PRESET, TRAIN, fake_alignments, new_model, write_corpus
 from typer.testing import CliRunner
 
-from ms_core import data, paths
+from ms_core import data, paths, peers
 from ms_core.cli import app
 from ms_core.codec import load_codec
 from ms_core.config import load_preset
@@ -89,7 +89,7 @@ def test_help_is_quick_and_names_every_command():
         ("synth", "--text --prompt --prompt-text --voice --out --model --seed --steps"),
         ("voice", "--prompt --prompt-text --out --model"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
-        ("bench", "--model --threads --seconds --json"),
+        ("bench", "--model --threads --seconds --peers --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
@@ -288,6 +288,18 @@ def test_bench_prints_and_writes_records(pair, tmp_path):
     assert values["rtf_total"] > 0 and values["params"] > 1000
     assert {record.metric for record in read_records(out)} == set(values)
     assert "go together" in refused("bench", "--model", pair, "--prompt", PROMPT)
+
+
+def test_bench_beside_peers(pair, tmp_path, monkeypatch):
+    def build():
+        return peers.ZipVoiceShape(dim=16, heads=2, ffn=32, layers=(1,), factors=(1,), kernels=(3,))
+
+    monkeypatch.setattr(peers, "PEERS", {"zipvoice": peers.PEERS["zipvoice"]._replace(build=build)})
+    out = tmp_path / "bench.json"
+    printed = good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 2, "--peers", "--out", out)
+    assert re.search(r"^peer/zipvoice-shape-16nfe\ttime_ratio\t", printed, re.MULTILINE), printed
+    found = {(r.system, r.metric, r.split) for r in read_records(out) if r.system.startswith("peer/")}
+    assert ("peer/zipvoice-distill-shape-4nfe", "rtf_total", "bench-0.5s") in found and len(found) == 9
 
 
 def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
