@@ -45,7 +45,8 @@ class ModelTask:
             model.load_state_dict(earlier.state_dict())
         self.networks = {"model": model}
         self.train_cuts, self.dev = train, dev
-        self.hours = sum(c.duration for c in train) / 3600
+        times = sum(1 / speed for speed in self.config.speeds) if self.config.augmented else 1.0
+        self.hours = sum(c.duration for c in train) / 3600 / times  # as recorded
         self._dev_batches: list[Batch] | None = None
 
     def describe(self) -> dict[str, Any]:
