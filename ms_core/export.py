@@ -114,9 +114,10 @@ def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _half(graph: onnx.GraphProto) -> None:
-    """Store large fp32 tensors in fp16; they are cast to fp32 when a graph is loaded, tables when they are gathered."""
+    """Store `TABLES` and large fp32 tensors in fp16; cast to fp32 when a graph is loaded, tables when gathered."""
     for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_QUANTISED:
+        large = tensor.name in TABLES or np.prod(tensor.dims) >= SMALLEST_QUANTISED
+        if tensor.data_type != TensorProto.FLOAT or not large:
             continue
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
         users = [n for n in graph.node if tensor.name in n.input]

@@ -126,7 +126,7 @@ def test_keys_that_do_not_fit_are_refused(results, monkeypatch):
 
 def test_tables_and_figures_show_them_and_the_check_knows_them(results, tmp_path):
     written = report.write_tables("mini", results)
-    assert [path.name for path in written] == ["main.md", "main.csv", "robustness.md", "listening.json"]
+    assert [path.name for path in written] == ["main.md", "robustness.md", "main.csv", "listening.json"]
     assert read_file(written[-1]) == records(results / "listening")
     text = written[0].read_text()
     assert "MOS-Q ↑ | MOS-P ↑ | MOS-S ↑" in text and "[2.25](listening.json) (2.00 to 2.50)" in text
