@@ -9,7 +9,8 @@ import re
 import resource
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Within it torch has so many threads; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def passage(words: int) -> str:
     """A text of so many words: the passage, from its start again where it ends."""
     known = PASSAGE.split()
@@ -74,9 +86,7 @@ def bench(
     """
     if seconds <= 0 or threads < 1 or repeats < 1:
         raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         reset = reset_peak_rss()
         voice = tts.voice(prompt, text=prompt_text)
         text = text_of_length(tts, voice, seconds, seed)
@@ -97,8 +107,6 @@ def bench(
             audio_seconds = len(wav) / tts.sample_rate
         rest = {"audio_seconds": audio_seconds, "passes": passes, "peak_rss_mb": peak_rss_mb(), "rss_was_reset": reset}
         return {**runs, **rest}
-    finally:
-        torch.set_num_threads(before)
 
 
 def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
@@ -166,9 +174,7 @@ def bench_records(result: dict[str, object], provenance: Provenance, system: str
         return Record(
             **common,
             metric=metric,
-            value=found.value,
-            ci_low=found.low,
-            ci_high=found.high,
+            **found.fields(),
             unit=unit_of(metric),
             n=len(values),
             protocol=about,

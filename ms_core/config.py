@@ -115,9 +115,7 @@ class DecodingConfig(Config):
     temperature: float = Field(1.0, ge=0)  # of the token drawn in a layer of several passes; 0 is greedy
     choice_temperature: float = Field(1.0, ge=0)  # Gumbel noise on confidences, annealed to 0
     duration_scale: float = Field(1.0, gt=0)  # multiplies predicted durations
-    copy_sharpness: float = Field(
-        1.0, gt=0
-    )  # above 1, fewer and nearer frames of the prompt are copied than in training
+    copy_sharpness: float = Field(1.0, gt=0)  # above 1, fewer frames of the prompt are copied than in training
 
     @model_validator(mode="before")
     @classmethod

@@ -258,9 +258,7 @@ def make_record(
     return Record(
         **provenance_of(system, provenance).model_dump(),
         metric=metric,
-        value=found.value,
-        ci_low=found.low,
-        ci_high=found.high,
+        **found.fields(),
         unit=unit_of(metric),
         n=n,
         system=system,

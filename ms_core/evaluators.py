@@ -16,6 +16,7 @@ import io
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from copy import copy
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -403,6 +404,18 @@ def judge(metric: str, asr: str = "base"):
     if metric not in _JUDGES:
         raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
     return _load(_JUDGES[metric], asr) if _JUDGES[metric] is WhisperASR else _load(_JUDGES[metric])
+
+
+def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Metrics whose judge can be loaded, and for the others the reason why not."""
+    found, lacking = [], {}
+    for metric in metrics:
+        try:
+            judge(metric)
+            found.append(metric)
+        except EvaluatorError as error:
+            lacking[metric] = str(error)
+    return found, lacking
 
 
 def versions(metric: str, asr: str = "base") -> dict[str, str]:

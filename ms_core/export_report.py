@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ms_core.bench import footprint
+from ms_core.bench import footprint, torch_threads
 from ms_core.mobile import MobileRuntime, MobileVoice
 from ms_core.mobile.runtime import SpeakerStates
 from ms_core.records import Provenance, Record, bootstrap, unit_of
@@ -64,9 +64,7 @@ def compare(
     states = {name: runtime.enrol(mobile_voice(voice)) for name, runtime in runtimes.items()}
     systems = {PYTORCH: (tts, voice), **{name: (runtimes[name], states[name]) for name in runtimes}}
     found: dict[str, dict] = {name: {"texts": len(parity), "rtf": {}} for name in systems}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for repeat in range(-1, repeats):  # the first is a warm-up
             for name, (system, speaker) in systems.items():
                 taken, seconds = _speak(system, speaker, texts, seed)
@@ -76,8 +74,6 @@ def compare(
                         found[name]["rtf"].setdefault(part, []).append(value / seconds)
         for name, runtime in runtimes.items():
             found[name] |= agreement(tts, runtime, parity, voice, states[name], seed)
-    finally:
-        torch.set_num_threads(before)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "voice.safetensors")
         voice.save(path)

@@ -185,12 +185,11 @@ def records(folder: Path) -> list[Record]:
             shared = {**key.systems[system].model_dump(), "date": date, "metric": metric, "unit": unit_of(metric)}
             shared |= {"n": len(values), "system": system, "split": key.split}
             shared |= {"evaluators": {"listeners": str(len(listeners))}}
-            value, low, high = bootstrap(values)
-            made.append(Record(**shared, value=value, ci_low=low, ci_high=high, protocol=protocol))
+            made.append(Record(**shared, **bootstrap(values).fields(), protocol=protocol))
             if ceiling not in (None, system):
-                value, low, high = bootstrap(values, minus=(columns[ceiling, metric], None))
+                found = bootstrap(values, minus=(columns[ceiling, metric], None))
                 about = f"{protocol}; paired difference"
-                made.append(Record(**shared, value=value, ci_low=low, ci_high=high, protocol=about, pair_with=ceiling))
+                made.append(Record(**shared, **found.fields(), protocol=about, pair_with=ceiling))
     return sorted(made, key=lambda record: record.key)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ms_core.bench import PHONES_PER_SECOND, text_of_length
+from ms_core.bench import PHONES_PER_SECOND, text_of_length, torch_threads
 from ms_core.peer_shapes import MEL_RATE, MELS, F5Shape, SoundStormShape, ValleShape, ZipVoiceShape
 from ms_core.records import Provenance, Record, bootstrap, unit_of
 from ms_core.synthesize import PROMPT_SECONDS
@@ -131,9 +131,7 @@ def compare(
     """
     if seconds <= 0 or threads < 1 or repeats < 1:
         raise PeerError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         voice = tts.voice(prompt, text=prompt_text)
         text = text_of_length(tts, voice, seconds, seed)
         found = []
@@ -145,8 +143,6 @@ def compare(
                 found += _turns(tts, voice, text, seed, repeats, audio_seconds, model, peer)
             del model
         return found
-    finally:
-        torch.set_num_threads(before)
 
 
 def _turns(tts, voice, text, seed, repeats, audio_seconds, model, peer) -> list[Comparison]:
@@ -210,7 +206,7 @@ def comparison_records(found: Sequence[Comparison], provenance: Provenance, ours
             value = bootstrap(values, seed=0)
             records.append(
                 Record(**apart, system=system, split=f"bench-{seconds:g}s", metric=metric, unit=unit_of(metric),
-                       value=value.value, ci_low=value.low, ci_high=value.high, n=repeats, protocol=protocol)
+                       **value.fields(), n=repeats, protocol=protocol)
             )  # fmt: skip
         counted = f"counted from the network that was timed; not in it: {one.left_out}"
         records.append(

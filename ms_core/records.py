@@ -163,6 +163,10 @@ class Interval(NamedTuple):
     low: float | None
     high: float | None
 
+    def fields(self) -> dict[str, float | None]:
+        """As the fields of a `Record`."""
+        return {"value": self.value, "ci_low": self.low, "ci_high": self.high}
+
 
 def unit_of(metric: str) -> str:
     """The unit of a known metric. Raises RecordError for another."""

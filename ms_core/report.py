@@ -61,9 +61,8 @@ STUDY_TITLES = {
     "prompt-lengths": "Prompts of several lengths",
     "exports": "Exported models beside PyTorch",
 }
-CONDITION = re.compile(
-    r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$"
-)  # at the end of a system's name in a study
+# at the end of a system's name in a study
+CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$")
 PEERS_NOTE = (
     "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
     "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"

@@ -59,11 +59,16 @@ class SpeechMaskDecoder(nn.Module):
         if self.prior is None:
             nn.init.normal_(self.head, std=dim**-0.5)
 
-    def embed(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t d"]:
-        """Sum over layers of the code embeddings; MASK (id `bins`) has an embedding of its own in each layer."""
+    def embed(self, codes: Int[Tensor, "b n t"], known: Float[Tensor, "b t c"] | None = None) -> Float[Tensor, "b t d"]:
+        """Sum over layers of the code embeddings; MASK (id `bins`) has an embedding of its own in each layer.
+
+        known: what `prior.known(codes)` gave, where it is at hand.
+        """
         offset = torch.arange(codes.shape[1], device=codes.device)[:, None] * (self.bins + 1)
         x = self.embedding(codes + offset).sum(1)  # (b, t, d)
-        return x if self.prior is None else x + self.prior.embed(codes)
+        if self.prior is None:
+            return x
+        return x + self.prior.embed(self.prior.known(codes) if known is None else known)
 
     def forward(
         self,
@@ -74,11 +79,12 @@ class SpeechMaskDecoder(nn.Module):
         prompt: PromptStates,
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
-        x = text + self.embed(codes) + self.layer(layer)[:, None]
+        known = None if self.prior is None else self.prior.known(codes)
+        x = text + self.embed(codes, known) + self.layer(layer)[:, None]
         copied = None
         for index, block in enumerate(self.blocks):
             if self.copy is not None and index == self.copy_at:
-                x, copied = self.copy(x, self.prior.known(codes), layer, *prompt.copy, prompt.mask)
+                x, copied = self.copy(x, known, layer, *prompt.copy, prompt.mask)
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
         logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
         if self.prior is None:
@@ -144,9 +150,8 @@ class PromptCopy(nn.Module):
         query = rearrange(self.query(self.norm(x)), "b t (h c) -> b h t c", h=self.heads)
         content = (query @ keys.transpose(2, 3)).float() * query.shape[-1] ** -0.5
         with torch.autocast(x.device.type, enabled=False):
-            near = (
-                2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]
-            )  # -(distance^2), up to a constant
+            # minus the squared distance, up to what is the same for all frames of the prompt
+            near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
             score = content + near[:, None] * (self.sharpness / self.reach[:, None, None])
             if mask is not None:
                 score = score.masked_fill(~mask[:, None, None], -torch.inf)
@@ -188,8 +193,8 @@ class CodebookPrior(nn.Module):
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return F.pad(self.books[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
 
-    def embed(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t d"]:
-        return self.enter(self.known(codes) / self.scale[0])
+    def embed(self, known: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
+        return self.enter(known / self.scale[0])
 
     def forward(
         self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"], copied: Float[Tensor, "b t c"] | None = None

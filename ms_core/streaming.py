@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
+from ms_core.bench import torch_threads
 from ms_core.config import ConfigError
 from ms_core.records import Provenance, Record, bootstrap
 from ms_core.synthesize import CHUNK_PHONES
@@ -67,9 +67,7 @@ def first_audio(
             f"from 1 to {len(story)} words"
         )
     found = {(name, count): {"system": name, "words": count} for count in words for name in systems}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for repeat in range(-1, repeats):
             for (name, count), row in found.items():
                 (system, speaker), text = systems[name], " ".join(story[:count])
@@ -83,8 +81,6 @@ def first_audio(
                 numbers = {"first": ready[0], "first_cpu": cpu, "total": ready[-1], "waits": _waits(ready, lengths)}
                 for key, value in numbers.items() if repeat >= 0 else ():
                     row.setdefault(key, []).append(value)
-    finally:
-        torch.set_num_threads(before)
     return list(found.values())
 
 
@@ -201,11 +197,11 @@ def first_audio_records(rows: Sequence[dict], provenance: Provenance, system: st
             f"{row['audio_seconds']:.2f} s of speech in {row['parts']} parts, the first {row['first_seconds']:.2f} s"
         )
         for key, note in notes.items():
-            value, low, high = bootstrap(row[key])
+            found = bootstrap(row[key])
             name = "first_audio" + key.removeprefix("first") if key.startswith("first") else f"stream_{key}"
             records.append(
                 Record(**provenance.model_dump(), system=f"{system}-{row['system']}", split=f"stream-{row['words']}w",
-                       metric=f"{name}_s", value=value, ci_low=low, ci_high=high, unit="s", n=len(row[key]),
+                       metric=f"{name}_s", **found.fields(), unit="s", n=len(row[key]),
                        protocol=f"{note}; {about}; interval over repeats after a warm-up")
             )  # fmt: skip
     return records
@@ -225,10 +221,10 @@ def join_records(found: Mapping[str, dict[str, list[float]]], provenance: Proven
             (bootstrap(whole), f"{system}-whole", None),
             (bootstrap(joined, minus=(whole, None)), system, f"{system}-whole"),
         )
-        for (value, low, high), who, pair in sides:
+        for interval, who, pair in sides:
             records.append(
                 Record(**provenance.model_dump(), system=who, pair_with=pair, split="joins", metric=f"join_{name}",
-                       value=value, ci_low=low, ci_high=high, unit=unit, n=len(joined),
+                       **interval.fields(), unit=unit, n=len(joined),
                        protocol="the same pauses, as joins of streamed parts and inside one part: ms_core.streaming")
             )  # fmt: skip
     return records
