@@ -129,12 +129,14 @@ class MobileSpeechModel(nn.Module):
         generator: torch.Generator,
         latent_weight: float = 0.0,
         layer: int | None = None,
+        spoken: bool = False,
     ) -> dict[str, Tensor]:
         """Losses of one batch.
 
         Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless
         weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. `layer` (0-based) fixes
-        the layer that is trained, with the same masks, for an evaluation by layer.
+        the layer that is trained, with the same masks, for an evaluation by layer. With `spoken` also what the speaker
+        consistency loss compares (see `_spoken`).
         """
         frames = batch.codes.shape[-1]
         mask = lengths_to_mask(batch.durations.sum(1), frames)
@@ -165,7 +167,46 @@ class MobileSpeechModel(nn.Module):
             scale = prior.scale[drawn][:, None]  # (b, 1, c)
             error = ((residual - true).square().sum(-1) / scale.square().sum(-1)) * masked
             losses["latent"] = error.sum() / masked.sum()
+        if spoken:
+            losses |= self._spoken(batch, drawn, masked, mask, text, voice.prompt, grid, logits)
         return losses
+
+    def _spoken(
+        self,
+        batch: Batch,
+        drawn: Int[Tensor, " b"],
+        masked: Bool[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"],
+        text: Float[Tensor, "b t d"],
+        prompt: PromptStates,
+        grid: Int[Tensor, "b n t"],
+        logits: Float[Tensor, "b t bins"],
+    ) -> dict[str, Tensor]:
+        """Latents that greedy decoding of the drawn layers would speak (`spoken`, b + b // 2, t, c), those of the same
+        layers of the recordings (`recorded`), and the frames to compare (`compared`).
+
+        The layers below are true in training, but the model's own when it speaks. So half of the batch, first the
+        examples that trained layer 1, goes on to layer 2 from the tokens just chosen in layer 1.
+        """
+        prior = self.smd.prior
+        everywhere = torch.zeros_like(masked)
+        recorded = prior.known(apply_mask(batch.codes, drawn, everywhere, self.smd.mask_id))
+        below = prior.known(apply_mask(batch.codes, drawn, ~everywhere, self.smd.mask_id))
+        first = torch.where(masked[..., None], below + prior.spoken(logits, drawn), recorded)
+        rows = drawn.argsort(stable=True)[: len(drawn) // 2]
+        own = (drawn[rows] == 0)[:, None] & masked[rows]
+        lowest = torch.where(own, logits[rows].argmax(-1), batch.codes[rows, 0])  # (k, t)
+        second = torch.full_like(grid[rows], self.smd.mask_id)
+        second[:, 0] = lowest
+        layer = torch.ones_like(rows)
+        further, _ = self.smd(text[rows], second, layer, mask[rows], prompt.of(rows))
+        second = prior.known(second) + prior.spoken(further, layer)
+        two = prior.known(apply_mask(batch.codes[rows], layer, everywhere[rows], self.smd.mask_id))
+        return {
+            "spoken": torch.cat([first, second]),
+            "recorded": torch.cat([recorded, two]),
+            "compared": torch.cat([masked, mask[rows]]),
+        }
 
     def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
         """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""

@@ -26,6 +26,15 @@ class PromptStates:
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
     copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
 
+    def of(self, rows: Int[Tensor, " k"]) -> "PromptStates":
+        """Those of some examples of the batch."""
+
+        def pick(cache: Cache | None) -> Cache | None:
+            return None if cache is None else (cache[0][rows], cache[1][rows])
+
+        prefix = tuple(pick(cache) for cache in self.prefix)
+        return PromptStates(self.mask[rows], self.mean[rows], pick(self.cross), prefix, pick(self.copy))
+
 
 class SpeakerPrompt(nn.Module):
     """Embedded prompt codes to the states, and the cross-attention through which text frames read them."""

@@ -20,6 +20,7 @@ from ms_core.codec import Codec, MiniCodec, load_codec
 from ms_core.config import ConfigError, Preset
 from ms_core.data import DataError, prepare, read_cuts
 from ms_core.model import MobileSpeechModel
+from ms_core.speaker import SpeakerTask
 from ms_core.tasks import DecoderTask, ModelTask
 from ms_core.train import LOG, RUN, STATE, train
 
@@ -157,11 +158,38 @@ def train_model(
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "model")
     codec = _load_codec_for(preset)
+    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)
+    _discard(folder, replace)
+    speaker = paths.run(preset.name) / "speaker" / "export"
+    task = ModelTask(preset, codec, train_cuts, dev_cuts, start, speaker if speaker.is_dir() else None)
+    return train(task, folder, minutes, resume)
+
+
+def train_speaker(
+    preset: Preset,
+    minutes: float | None = None,
+    resume: bool = False,
+    out: Path | None = None,
+    replace: bool = False,
+    workers: int = 2,
+) -> Path:
+    """Train the speaker encoder of `train_model.speaker_weight` on the same speech; returns the export's folder.
+
+    Options as in `train_codec`; `out` is `<runs>/<preset>/speaker` by default, where `train_model` looks for it.
+    """
+    _one_of(replace, resume)
+    folder = Path(out or paths.run(preset.name) / "speaker")
+    codec = _load_codec_for(preset)
+    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)
+    _discard(folder, replace)
+    return train(SpeakerTask(preset, codec, train_cuts, dev_cuts), folder, minutes, resume)
+
+
+def _prepared_for_model(preset: Preset, codec: Codec, workers: int) -> tuple[CutSet, CutSet]:
+    """Train and dev speech as `train_model` hears it."""
     speeds = preset.train_model.speeds if preset.train_model.augmented else None
     train_cuts = prepared(preset, preset.data.train, codec, workers, speeds)
-    dev_cuts = prepared(preset, preset.data.dev, codec, workers)
-    _discard(folder, replace)
-    return train(ModelTask(preset, codec, train_cuts, dev_cuts, start), folder, minutes, resume)
+    return train_cuts, prepared(preset, preset.data.dev, codec, workers)
 
 
 def _load_codec_for(preset: Preset) -> Codec:

@@ -193,6 +193,13 @@ class CodebookPrior(nn.Module):
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return F.pad(self.books[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
 
+    def spoken(self, logits: Float[Tensor, "b t bins"], layer: Int[Tensor, " b"]) -> Float[Tensor, "b t c"]:
+        """Code vectors of the likeliest tokens, through which gradients flow as through the expected ones."""
+        book = self.books[layer, :-1]  # (b, bins, c)
+        expected = logits.float().softmax(-1) @ book
+        likeliest = book[torch.arange(len(book), device=book.device)[:, None], logits.argmax(-1)]
+        return expected + (likeliest - expected).detach()
+
     def embed(self, known: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
         return self.enter(known / self.scale[0])
 
