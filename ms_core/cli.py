@@ -404,8 +404,6 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
     """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with an ONNX export, without torch."""
-    if to is Runtime.executorch and int8:
-        raise UsageError("--int8 is built for --to onnx alone: ExecuTorch programs are fp32")
     from ms_core import recipes
     from ms_core.synthesize import MobileSpeech
 
@@ -414,7 +412,7 @@ def export(
 
         need_executorch()
         tts = MobileSpeech.from_pretrained(model)
-        folder = export_executorch(tts, out, recipes.made_with(recipes.pair_folder(model)))
+        folder = export_executorch(tts, out, recipes.made_with(recipes.pair_folder(model)), int8=int8)
     else:
         from ms_core.export import export as run
 

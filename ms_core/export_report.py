@@ -167,8 +167,8 @@ def compare_records(found: Mapping[str, dict], provenance: Provenance, system: s
             fields = {"split": f"bench-{seconds:g}s" if timed else "none", "unit": "fraction", **fields}
             records.append(Record(**base, metric=metric, value=value, n=n, protocol=protocol, **fields))
 
-        about = f"{values['audio_seconds']:.2f} s of speech after a warm-up, systems in turn; interval over repeats"
         for part, series in values["rtf"].items():
+            about = f"{values['audio_seconds']:.2f} s of speech after a warm-up, systems in turn; interval over repeats"
             metric, (value, low, high) = f"rtf_{part}", bootstrap(series, seed=0)
             add(metric, value, len(series), about, unit=unit_of(metric), ci_low=low, ci_high=high)
         for metric, note in (("size_mb", "all weights, constants and graphs"), ("peak_rss_mb", "of a fresh process")):

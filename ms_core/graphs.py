@@ -34,6 +34,11 @@ from ms_core.prompt import PromptStates
 from ms_core.smd import GAIN, SpeechMaskDecoder
 
 
+def wide(x: Tensor) -> Tensor:
+    """fp32 of what was gathered from a table that may be stored in fp16; no operator where it is fp32 already."""
+    return x if x.dtype == torch.float32 else x.float()
+
+
 class TextGraph(nn.Module):
     """Phone encoder and duration predictor."""
 
@@ -65,7 +70,7 @@ class CodeEmbedding(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         offset = torch.arange(codes.shape[1])[:, None] * self.rows
-        return nn.functional.embedding(codes + offset, self.embedding).sum(1)
+        return wide(nn.functional.embedding(codes + offset, self.embedding)).sum(1)
 
 
 class CodeVectors(nn.Module):
@@ -80,11 +85,11 @@ class CodeVectors(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Of each code: (1, n, t, c)."""
         offset = torch.arange(codes.shape[1])[:, None] * (self.bins + 1)
-        return nn.functional.embedding(codes + offset, self.vectors)
+        return wide(nn.functional.embedding(codes + offset, self.vectors))
 
     def book(self, layer: Tensor) -> Tensor:
         """Those of one layer: (bins, c)."""
-        return nn.functional.embedding(layer * (self.bins + 1) + torch.arange(self.bins), self.vectors)
+        return wide(nn.functional.embedding(layer * (self.bins + 1) + torch.arange(self.bins), self.vectors))
 
 
 class PromptGraph(nn.Module):
@@ -169,10 +174,10 @@ class SmdGraph(nn.Module):
                 x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None)
             x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
         x = x.index_select(1, frames)  # (1, r, d)
-        logits = x @ self.head.index_select(0, layer) + self.bias.index_select(0, layer)
+        logits = x @ wide(self.head.index_select(0, layer)) + self.bias.index_select(0, layer)
         if self.prior is None:
             return logits
-        residual = x @ self.prior.residual.index_select(0, layer)  # (1, r, c), standard units
+        residual = x @ wide(self.prior.residual.index_select(0, layer))  # (1, r, c), standard units
         residual = residual if copied is None else residual + copied.index_select(1, frames)
         weighted = residual * self.factor.index_select(0, layer)
         prior = weighted @ self.code_vectors.book(layer).T - self.half_norm.index_select(0, layer)

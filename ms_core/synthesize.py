@@ -19,6 +19,7 @@ from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
 from ms_core.data import Tokens
 from ms_core.encoder import round_durations
+from ms_core.joining import joined
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.smd import fill_grid
 from ms_core.text import BOUNDARIES, FIRST_PHONES, PHONES, chunks, phone_ids, phonemise
@@ -188,9 +189,7 @@ class MobileSpeech:
         ids = torch.tensor([phone_ids(phones)])  # (1, p)
         text = self.model.text(ids)
         if durations is None:
-            spoken = torch.tensor([[p not in BOUNDARIES for p in phones]])
-            predicted = self.model.predict_durations(text, ids, states)
-            frames = round_durations(predicted, ids != 0, spoken, self.decoding.duration_scale)
+            frames = self._durations(phones, text, ids, states)
         else:
             if len(durations) != len(phones) or min(durations) < 0:
                 raise ValueError(f"{len(durations)} durations for {len(phones)} phones: give one each, none below 0")
@@ -215,6 +214,17 @@ class MobileSpeech:
             timings["passes"] = timings.get("passes", 0) + sum(self._steps(steps))
         return codes[0], frames[0].tolist()
 
+    def _durations(self, phones: Sequence[str], text: torch.Tensor, ids: torch.Tensor, states: VoiceStates):
+        spoken = torch.tensor([[p not in BOUNDARIES for p in phones]])
+        predicted = self.model.predict_durations(text, ids, states)
+        return round_durations(predicted, ids != 0, spoken, self.decoding.duration_scale)
+
+    @torch.inference_mode()
+    def predict_durations(self, phones: Sequence[str], voice: Voice) -> list[int]:
+        """Frames of each phone, without speaking them."""
+        ids = torch.tensor([phone_ids(phones)])
+        return self._durations(phones, self.model.text(ids), ids, self.encode_voice(voice))[0].tolist()
+
     def _steps(self, steps: Sequence[int] | None) -> Sequence[int]:
         if steps is None:
             return self.decoding.steps
@@ -237,20 +247,30 @@ class MobileSpeech:
         timings: dict[str, float] | None = None,
         first: int | None = FIRST_PHONES,
     ) -> Iterator[Float[np.ndarray, " l"]]:
-        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text.
+        """Speech part by part, each as soon as it is ready; the parts meet in pauses of the text (`joining.joined`).
 
         first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
         are then those of `synthesize`.
         """
         clock = Clock(timings)
         phones = phonemise(text)
+        parts = chunks(phones, CHUNK_PHONES, first)
         clock.lap("text")
-        for index, part in enumerate(chunks(phones, CHUNK_PHONES, first)):
-            codes, _ = self.generate(part, voice, seed + index, steps, timings=timings)
+
+        def speak(index: int, frames: Sequence[int] | None) -> np.ndarray:
+            codes, _ = self.generate(parts[index], voice, seed + index, steps, frames, timings=timings)
             clock.restart()
             wave = self.decode(codes)
             clock.lap("codec")
-            yield wave
+            return wave
+
+        def durations(context: Sequence[str]) -> list[int]:
+            clock.restart()
+            frames = self.predict_durations(context, voice)
+            clock.lap("duration")
+            return frames
+
+        yield from joined(phones, parts, speak, durations)
 
     def synthesize(
         self,

@@ -9,6 +9,7 @@ import onnxruntime
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ms_core.joining import joined
 from ms_core.mobile.codec import MobileCodec
 from ms_core.mobile.decoding import fill_grid, regulate, round_durations
 from ms_core.mobile.manifest import MobileError, read_manifest
@@ -116,13 +117,20 @@ class MobileRuntime:
         ids = np.array([phone_ids(phones)])
         states, log_durations = self._run("text", phones=ids, **voice)
         if durations is None:
-            spoken = np.array([p not in BOUNDARIES for p in phones])
-            durations = round_durations(log_durations[0], spoken, self.manifest.decoding.duration_scale).tolist()
+            durations = self._durations(phones, log_durations)
         if len(durations) != len(phones) or min(durations) < 0 or sum(durations) < 1:
             raise MobileError(f"durations {list(durations)}: give {len(phones)} frame counts >= 0, not all 0")
         index, place = regulate(np.array(durations))
         (text,) = self._run("condition", states=states, index=index, place=place[None], **voice)
         return text, list(durations)
+
+    def _durations(self, phones: Sequence[str], log_durations: np.ndarray) -> list[int]:
+        spoken = np.array([p not in BOUNDARIES for p in phones])
+        return round_durations(log_durations[0], spoken, self.manifest.decoding.duration_scale).tolist()
+
+    def predict_durations(self, phones: Sequence[str], voice: SpeakerStates) -> list[int]:
+        """Frames of each phone, without speaking them."""
+        return self._durations(phones, self._run("text", phones=np.array([phone_ids(phones)]), **voice)[1])
 
     def generate(
         self,
@@ -178,23 +186,32 @@ class MobileRuntime:
         timings: dict[str, float] | None = None,
         first: int | None = FIRST_PHONES,
     ) -> Iterator[np.ndarray]:
-        """Speech part by part, each as soon as it is ready; the parts end at pauses of the text.
+        """Speech part by part, each as soon as it is ready; the parts meet in pauses of the text (`joining.joined`).
 
         first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
         are then those of `synthesize`.
         """
         start = time.perf_counter()
         phones = phonemise(text)
+        parts = chunks(phones, self.manifest.chunk_phones, first)
         start = _lap(timings, "text", start)
-        if not isinstance(voice, dict):
-            voice = self.enrol(voice)
+        states = voice if isinstance(voice, dict) else self.enrol(voice)
         _lap(timings, "prompt", start)
-        for index, part in enumerate(chunks(phones, self.manifest.chunk_phones, first)):
-            codes, _ = self.generate(part, voice, seed + index, steps, timings=timings)
+
+        def speak(index: int, frames: Sequence[int] | None) -> np.ndarray:
+            codes, _ = self.generate(parts[index], states, seed + index, steps, frames, timings=timings)
             start = time.perf_counter()
             wave = self.decode(codes)
             _lap(timings, "codec", start)
-            yield wave
+            return wave
+
+        def durations(context: Sequence[str]) -> list[int]:
+            start = time.perf_counter()
+            frames = self.predict_durations(context, states)
+            _lap(timings, "duration", start)
+            return frames
+
+        yield from joined(phones, parts, speak, durations)
 
     def synthesize(
         self,
