@@ -43,7 +43,7 @@ MADE_WITH = ("torch", "executorch", "torchao")
 def need_executorch() -> None:
     """Raises ExportError where ExecuTorch is not installed, or does not go with the torch that is."""
     try:
-        import executorch.exir
+        import executorch.exir  # noqa: F401
         import torchao  # noqa: F401
     except ImportError as error:
         raise ExportError(

@@ -8,9 +8,11 @@ from conftest import new_model, stir
 
 from ms_core.codec import MiniCodec
 from ms_core.config import DecodingConfig
+from ms_core.joining import SHORTEST, blend, joined
 from ms_core.records import Provenance
 from ms_core.streaming import (
     JOINED_TEXTS,
+    SIDES,
     STORY,
     UNITS,
     Track,
@@ -19,6 +21,7 @@ from ms_core.streaming import (
     first_audio_records,
     join_records,
     joins,
+    telling,
 )
 from ms_core.synthesize import CHUNK_PHONES, MobileSpeech
 from ms_core.text import FIRST_PHONES, chunks, phonemise
@@ -89,6 +92,78 @@ def test_numbers_of_a_known_pause() -> None:
     assert math.isnan(unvoiced["f0_step"])
 
 
+def test_colour_is_the_change_of_the_spectrum_at_a_seam() -> None:
+    """Noise above 2 kHz meets noise below it, of the same level; then noise meets noise of its own kind."""
+    pytest.importorskip("pyworld")
+    noise = np.random.default_rng(0).normal(size=RATE)
+    spectrum, split = np.fft.rfft(noise), 2000  # 1 Hz a bin
+    low, high = (
+        np.fft.irfft(np.where(keep, spectrum, 0)) for keep in (np.arange(8001) < split, np.arange(8001) >= split)
+    )
+    high *= low.std() / high.std()
+    track = Track(np.concatenate([high, low, low]) / 10, RATE)
+    here, there = (track.around(at - 1600, at, at + 1600) for at in (RATE, 2 * RATE))
+    assert here["colour"] > 20 > 10 * there["seam"] and here["seam"] < 3 and there["colour"] < 6
+
+
+def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
+    """Phones are loud, boundaries are noise; the pause at the cut is to have 3 frames."""
+    hop, rng = 40, np.random.default_rng(0)
+    phones = ["_", "B", "AA1", ",", "B", "T", "_"]
+    parts, spoken = [phones[:3] + ["_"], ["_", *phones[4:]]], []
+
+    def speak(index, frames):
+        levels = np.repeat([0.1 if p == "_" else 1.0 for p in parts[index]], np.array(frames) * hop)
+        spoken.append(((0.5 * levels * rng.uniform(-1, 1, len(levels))).astype(np.float32), frames))
+        return spoken[-1][0]
+
+    def durations(some):
+        return [{"_": 9, ",": 3}.get(p, 4) for p in some]
+
+    pieces = list(joined(phones, parts, speak, durations))
+    assert [frames for _, frames in spoken] == [[9, 4, 4, 3], [3, 4, 4, 9]]
+    assert [len(piece) for piece in pieces] == [17 * hop, 20 * hop]  # a pause comes with the part after it
+    assert pieces[0].dtype == pieces[1].dtype == np.float32
+    assert np.array_equal(pieces[0], spoken[0][0][: 17 * hop]) and np.array_equal(
+        pieces[1][3 * hop :], spoken[1][0][3 * hop :]
+    )
+    pause = pieces[1][: 3 * hop]
+    assert np.abs(pause[:2] - spoken[0][0][-3 * hop :][:2]).max() < 2e-3  # it goes over from one part to the other
+    assert np.abs(pause[-2:] - spoken[1][0][: 3 * hop][-2:]).max() < 2e-3
+    short = list(joined(phones, parts, speak, lambda some: [{",": 0}.get(p, 4) for p in some]))
+    assert spoken[-1][1][0] == SHORTEST and len(np.concatenate(short)) == (4 + 8 + SHORTEST + 8 + 4) * hop
+    whole = list(joined(phones, [phones], lambda index, frames: np.zeros(7) if frames is None else None, durations))
+    assert len(whole) == 1 and len(whole[0]) == 7  # nothing is given to a text that is not cut
+
+
+def test_a_blend_keeps_the_power_of_noise_and_the_range() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 64_000)).astype(np.float32) / 20
+    power = (blend(one, other) ** 2).reshape(8, -1).mean(1) / (one**2).mean()
+    assert np.abs(power - 1).max() < 0.1
+    assert np.abs(blend(np.ones(9), np.ones(9))).max() == 1 and blend(one[:0], other[:0]).shape == (0,)
+
+
+def numbers(offset: float, speakers: int = 4, pauses: int = 30, seed: int = 0) -> dict[str, dict[str, list[float]]]:
+    """Made up as `joins` would find them: joined pauses like whole ones, butted ones with another seam by `offset`."""
+    rng = np.random.default_rng(seed)
+    found = {side: {n: rng.normal(5, 1, speakers * pauses).tolist() for n in UNITS} for side in SIDES}
+    found["butted"]["seam"] = (np.array(found["butted"]["seam"]) + offset).tolist()
+    found["joined"]["f0_step"][0] = math.nan
+    return {**found, "place": {"speaker": np.repeat(range(speakers), pauses).tolist(), "text": [0] * speakers * pauses}}
+
+
+def test_a_listener_for_numbers_hears_a_seam_and_nothing_else() -> None:
+    found = numbers(offset=2.0)
+    nothing, seam = telling(found), telling(found, "butted")
+    assert nothing.low < 0.5 < nothing.high and abs(nothing.value - 0.5) < 0.1
+    assert seam.low > 0.8 and seam.value == pytest.approx(0.92, abs=0.05)  # of two normals 2 sd apart
+    assert telling({**found, "joined": found["whole"]}).value == 0.5
+    far = telling(numbers(offset=100.0), "butted")
+    assert far.value == far.low == far.high == 1
+    with pytest.raises(ValueError, match="at least two speakers"):
+        telling(numbers(0.0, speakers=1))
+
+
 def test_joins_and_their_records(codec) -> None:
     pytest.importorskip("pyworld")
     from test_synthesize import new_voice
@@ -97,14 +172,21 @@ def test_joins_and_their_records(codec) -> None:
     own.load_state_dict(codec.state_dict())
     stir(own.decoder, 1, 0.02)
     tts = MobileSpeech(own, new_model(own), DecodingConfig(steps=(2, 1, 1)))
-    found = joins(tts, [new_voice(codec, 1)], JOINED_TEXTS[:2])
-    cuts = sum(len(chunks(phonemise(t), CHUNK_PHONES, FIRST_PHONES)) - 1 for t in JOINED_TEXTS[:2])
-    assert all(len(found[side][name]) == cuts for side in ("joined", "whole") for name in UNITS)
-    assert all(value >= 0 for value in found["joined"]["pause"] + found["whole"]["pause"])
+    found = joins(tts, [new_voice(codec, 1), new_voice(codec, 2)], JOINED_TEXTS[:2])
+    cuts = [len(chunks(phonemise(t), CHUNK_PHONES, FIRST_PHONES)) - 1 for t in JOINED_TEXTS[:2]]
+    assert all(len(found[side][name]) == 2 * sum(cuts) for side in SIDES for name in UNITS)
+    assert found["place"]["speaker"] == ([0] * cuts[0] + [1] * cuts[0] + [0] * cuts[1] + [1] * cuts[1])
+    shortest = SHORTEST * codec.config.hop / RATE
+    for joint, whole in zip(found["joined"]["pause"], found["whole"]["pause"], strict=True):
+        assert joint == pytest.approx(max(whole, shortest))
     values = {"joined": {n: [2.0, 3.0, math.nan] for n in UNITS}, "whole": {n: [1.0, 1.0, 9.0] for n in UNITS}}
+    values |= {"butted": values["joined"], "place": {"speaker": [0, 1, 1], "text": [0, 0, 1]}}
     records = join_records(values, Provenance.of("smoke"), "tiny")
-    paired = [r for r in records if r.pair_with == "tiny-whole"]
-    assert len(paired) == len(UNITS) and all(r.value == 1.5 and r.n == 2 for r in paired)
+    for system in ("tiny", "tiny-butted"):
+        paired = [r for r in records if r.pair_with == "tiny-whole" and r.system == system]
+        assert len(paired) == len(UNITS) and all(r.value == 1.5 and r.n == 2 for r in paired)
+    assert {r.system: r.n for r in records if r.metric == "join_auc"} == {"tiny": 3, "tiny-butted": 3}
+    assert len({r.key for r in records}) == len(records)
     with pytest.raises(ValueError, match="give a text of at most"):
         joins(tts, [new_voice(codec, 1)], ["Go on."])
 

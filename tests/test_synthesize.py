@@ -14,6 +14,7 @@ from ms_core.audio import AudioError
 from ms_core.checkpoint import CheckpointError
 from ms_core.codec import MiniCodec
 from ms_core.config import ConfigError, DecodingConfig
+from ms_core.joining import SHORTEST, blend
 from ms_core.synthesize import MobileSpeech, Voice, VoiceError, first_words
 from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phonemise
 
@@ -116,17 +117,25 @@ def test_a_long_text_is_spoken_in_parts(tts, voice, monkeypatch) -> None:
     parts = list(tts.stream(text, voice, seed=5, first=None))
     assert len(parts) == len(chunks(phonemise(text), 24)) > 2
     assert np.array_equal(np.concatenate(parts), tts.synthesize(text, voice, seed=5))
-    codes, _ = tts.generate(chunks(phonemise(text), 24)[1], voice, seed=6)
-    assert np.array_equal(parts[1], tts.codec.decode(codes[None])[0, 0].numpy())
 
 
-def test_a_stream_starts_with_a_short_part(tts, voice) -> None:
+def test_parts_of_a_stream_meet_in_pauses_of_the_predicted_length(tts, voice) -> None:
     text = "One two three, four five six. Seven eight nine ten, eleven twelve."
     phones = phonemise(text)
-    parts, cut = list(tts.stream(text, voice, seed=5, first=32)), chunks(phones, synthesize.CHUNK_PHONES, 32)
-    assert len(parts) == len(cut) == 2 and cut[0] == phonemise("One two three, four five six")
-    for k, part in enumerate(cut):
-        assert np.array_equal(parts[k], tts.decode(tts.generate(part, voice, seed=5 + k)[0]))
+    parts, (one, two) = list(tts.stream(text, voice, seed=5, first=32)), chunks(phones, synthesize.CHUNK_PHONES, 32)
+    assert len(parts) == 2 and one == phonemise("One two three, four five six")
+    pause = max(tts.predict_durations(phones, voice)[len(one) - 1], SHORTEST)
+    first = [*tts.predict_durations(one, voice)[:-1], pause]
+    second = [pause, *tts.predict_durations(two, voice)[1:]]
+    waves = [
+        tts.decode(tts.generate(part, voice, 5 + k, durations=frames)[0])
+        for k, (part, frames) in enumerate(((one, first), (two, second)))
+    ]
+    both = pause * CODEC.hop
+    assert np.array_equal(parts[0], waves[0][:-both])  # the pause waits for the next part
+    assert np.array_equal(parts[1][:both], blend(waves[0][-both:], waves[1][:both]))
+    assert np.array_equal(parts[1][both:], waves[1][both:])
+    assert sum(map(len, parts)) == (sum(first) + sum(second) - pause) * CODEC.hop
     assert len(list(tts.stream("One two three.", voice))) == 1
     assert np.array_equal(tts.synthesize(text, voice, seed=5), tts.decode(tts.generate(phones, voice, seed=5)[0]))
 
