@@ -10,6 +10,7 @@ place, and what `ms_core.mobile` does in numpy is to be written there. Export an
 
 import argparse
 import copy
+import re
 import sys
 import time
 import warnings
@@ -240,6 +241,25 @@ def measure(
     return [record.model_copy(update={"evaluators": versions}) for record in records]
 
 
+def summary(records: Sequence[Record]) -> str:
+    """What `measure` found, in the words that README.md has."""
+
+    def said(precision: str, metric: str) -> list[Record]:
+        found = [r for r in records if r.system.endswith(f"-pte-{precision}") and re.fullmatch(metric, r.metric)]
+        if not found:
+            raise ValueError(f"no record of {metric} in {precision}: python -m ms_core.executorch_export writes them")
+        return found
+
+    parts = []
+    for precision in ("fp32", "int8"):
+        (size,), (f0,) = said(precision, "size_mb"), said(precision, "f0_difference")
+        forced, free = (100 * np.mean([r.value for r in said(precision, rf"token_agreement_{kind}_layer\d+")])
+                        for kind in ("forced", "free"))  # fmt: skip
+        parts.append(f"in {precision} they take {size.value:.1f} MB and give {forced:.1f} % of PyTorch's tokens where the "
+                     f"layers below are given, {free:.1f} % alone, with an F0 that differs by {100 * f0.value:.2g} %")  # fmt: skip
+    return f"On {f0.n} texts, {'; '.join(parts)}."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Export in both precisions and write records; returns 1 where fp32 has other tokens than PyTorch, 2 for errors."""
     parser = argparse.ArgumentParser(prog="python -m ms_core.executorch_export", description=main.__doc__)
@@ -264,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for record in records:
         print(f"{record.system}\t{record.metric}\t{record.value:g}")
+    print(f"README.md, under On a phone: {summary(records)}")
     free = [r.value for r in records if r.system.endswith("-fp32") and r.metric.startswith("token_agreement")]
     return int(min(free) < 1)
 

@@ -10,7 +10,7 @@ from conftest import CODEC, new_model, stir, utterance
 from ms_core import executorch_export as module
 from ms_core.codec import MiniCodec
 from ms_core.config import DecodingConfig
-from ms_core.executorch_export import LIMITS, ExecutorchRuntime, main, measure, to_int8
+from ms_core.executorch_export import LIMITS, ExecutorchRuntime, main, measure, summary, to_int8
 from ms_core.graphs import graphs
 from ms_core.mobile import MobileError, MobileRuntime
 from ms_core.records import Provenance, Record
@@ -101,6 +101,7 @@ def test_records_of_programs(measured) -> None:
         assert 0 < sum(parts) < values[f"tiny-pte-{name}", "size_mb"].value
         assert values[f"tiny-pte-{name}", "export_seconds"].value > 0
     assert values["tiny-pte-int8", "size_mb_smd"].value < values["tiny-pte-fp32", "size_mb_smd"].value
+    assert "On 2 texts, in fp32 they take" in summary(measured[1]) and "100.0 % alone" in summary(measured[1])
     assert set(measured[1][0].evaluators) == {"torch", "executorch", "torchao"}
 
 

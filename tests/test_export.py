@@ -17,6 +17,7 @@ from ms_core import arm64, paths
 from ms_core import export as module
 from ms_core.codec import MiniCodec
 from ms_core.config import DecodingConfig
+from ms_core.executorch_export import summary
 from ms_core.export import ExportError, convert, export
 from ms_core.export_report import PYTORCH, compare, compare_records
 from ms_core.graphs import graphs
@@ -298,3 +299,13 @@ def test_tokens_are_the_same_on_arm64(folders, voice_file, tmp_path) -> None:
     assert records["arm64_tokens_own"].evaluators["machine"] == "aarch64"
     assert all(records[f"arm64_tokens_{name}"].value == 1 for name in ("own", "sampled", "forced"))
     assert records["arm64_waveform_error"].value < NEAR
+
+
+def test_readme_says_of_executorch_what_the_records_say() -> None:
+    file, readme = paths.results("mini") / "executorch.json", " ".join((paths.ROOT / "README.md").read_text().split())
+    if file.is_file():
+        assert summary(read_records(file)) in readme  # what `python -m ms_core.executorch_export` prints at its end
+    else:
+        assert "% of PyTorch's tokens" not in readme  # no number without a record
+    with pytest.raises(ValueError, match="no record of size_mb in fp32"):
+        summary([])
