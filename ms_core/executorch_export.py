@@ -253,10 +253,14 @@ def summary(records: Sequence[Record]) -> str:
     parts = []
     for precision in ("fp32", "int8"):
         (size,), (f0,) = said(precision, "size_mb"), said(precision, "f0_difference")
-        forced, free = (100 * np.mean([r.value for r in said(precision, rf"token_agreement_{kind}_layer\d+")])
-                        for kind in ("forced", "free"))  # fmt: skip
-        parts.append(f"in {precision} they take {size.value:.1f} MB and give {forced:.1f} % of PyTorch's tokens where the "
-                     f"layers below are given, {free:.1f} % alone, with an F0 that differs by {100 * f0.value:.2g} %")  # fmt: skip
+        forced, free = (
+            100 * float(np.mean([r.value for r in said(precision, rf"token_agreement_{kind}_layer\d+")]))
+            for kind in ("forced", "free")
+        )
+        parts.append(
+            f"in {precision} they take {size.value:.1f} MB and give {forced:.4g} % of PyTorch's tokens where the layers "
+            f"below are given, {free:.4g} % alone, with an F0 that differs by {100 * f0.value:.2g} %"
+        )
     return f"On {f0.n} texts, {'; '.join(parts)}."
 
 
