@@ -57,8 +57,8 @@ def to_int8(module: nn.Module) -> nn.Module:
     """A copy of a graph's module with 8-bit weights, a scale for each output channel, in its linear layers.
 
     Their inputs are quantised as they come, each frame by itself (dynamic quantisation, torchao). All else is computed
-    in fp32, as are layers of fewer than `SMALLEST_QUANTISED` weights; large `TABLES` are stored in fp16. These are the
-    choices of `export.to_int8`, but that XNNPACK cannot have convolutions' weights in fp16.
+    in fp32, as are layers of fewer than `SMALLEST_QUANTISED` weights; large `TABLES` are stored in fp16. As in
+    `export.to_int8`, but that other weights stay in fp32.
     """
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis
@@ -258,8 +258,8 @@ def summary(records: Sequence[Record]) -> str:
             for kind in ("forced", "free")
         )
         parts.append(
-            f"in {precision} they take {size.value:.1f} MB and give {forced:.4g} % of PyTorch's tokens where the layers "
-            f"below are given, {free:.4g} % alone, with an F0 that differs by {100 * f0.value:.2g} %"
+            f"in {precision} they take {size.value:.1f} MB and give {forced:.4g} % of PyTorch's tokens where the "
+            f"layers below are given, {free:.4g} % alone, with an F0 that differs by {100 * f0.value:.2g} %"
         )
     return f"On {f0.n} texts, {'; '.join(parts)}."
 
