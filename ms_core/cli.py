@@ -1,4 +1,4 @@
-"""The command line: `ms-core synth | voice | data | train | evaluate | bench | export | report | reproduce`.
+"""The command line: `ms-core synth | voice | data | train | evaluate | bench | cost | export | report | reproduce`.
 
 What a person did wrong ends in one line on stderr and exit code 2; only a fault of ours shows a traceback. Whatever
 writes a file writes it whole or not at all. Heavy libraries are imported inside the commands: `--help` must be quick.
@@ -422,6 +422,29 @@ def bench(
     for record in records:
         peer = f"{record.system}\t" * (record.system != system)
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+@command("cost")
+def cost(
+    weigh: Annotated[str, typer.Option(help="Split of mini's corpus whose FLAC files are weighed.")] = "train",
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech of one training step.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+) -> None:
+    """Count the operations of training of presets paper and mini, and work out what large corpora would cost."""
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.costs import cost_records, cost_table
+    from ms_core.data import read_cuts
+    from ms_core.records import write_records
+
+    paper, mini = load_config("paper"), load_config("mini")
+    cuts = read_cuts(mini.data, weigh)
+    records = cost_records(paper, seconds) + cost_records(mini, seconds, cuts)
+    if out is not None:
+        write_records(out, records)
+    for record in records:
+        typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}\t{record.unit}")
+    typer.echo("\n" + cost_table(records), nl=False)
 
 
 @command("export")

@@ -78,7 +78,7 @@ def test_help_is_quick_and_names_every_command():
         "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "export", "report", "reproduce"):
+    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
         assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
     assert shown.endswith("[]\n")
 
@@ -91,6 +91,7 @@ def test_help_is_quick_and_names_every_command():
         ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
         ("bench", "--model --threads --seconds --peers --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
+        ("cost", "--weigh --seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
