@@ -426,7 +426,6 @@ def bench(
 
 @command("cost")
 def cost(
-    weigh: Annotated[str, typer.Option(help="Split of mini's corpus whose FLAC files are weighed.")] = "train",
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech of one training step.")] = 10.0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
 ) -> None:
@@ -434,12 +433,9 @@ def cost(
     if out is not None:
         check_out(out, ".json")
     from ms_core.costs import cost_records, cost_table
-    from ms_core.data import read_cuts
     from ms_core.records import write_records
 
-    paper, mini = load_config("paper"), load_config("mini")
-    cuts = read_cuts(mini.data, weigh)
-    records = cost_records(paper, seconds) + cost_records(mini, seconds, cuts)
+    records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
     if out is not None:
         write_records(out, records)
     for record in records:

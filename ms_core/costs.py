@@ -7,12 +7,10 @@ nothing of its own training's cost (paper.md, section 6).
 
 import tempfile
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from lhotse import CutSet
 
 from ms_core.bench import PHONES_PER_SECOND, counting_flops
 from ms_core.codec import MiniCodec
@@ -26,6 +24,7 @@ A100_PEAK = 312e12  # operations a second in bf16, dense: NVIDIA's data sheet
 UTILISATION = (0.4, 0.3)  # of that peak: an assumption, usual for Transformers of this size; we have not measured it
 PROCESSES = 8  # GPUs of the run that the table assumes
 CORPORA = (580, 40_000)  # hours: the paper's English and Chinese training sets
+FLAC = 3.05e12 / (51_934 * 3600)  # bytes a second at 16 kHz: LibriLight's large.tar, as its page gives size and hours
 WEIGHED = 200  # synthetic utterances whose shards are weighed
 
 
@@ -77,17 +76,8 @@ def shard_bytes(preset: Preset, utterances: int = WEIGHED) -> float:
     return size / (3600 * made.hours)
 
 
-def flac_bytes(cuts: CutSet, limit: int = WEIGHED) -> tuple[float, int]:
-    """(bytes that a second of speech takes in the FLAC files of the first cuts, how many). Whole recordings only."""
-    chosen = [cut.recording for cut in islice(cuts, limit)]
-    files = {recording.sources[0].source: recording.duration for recording in chosen}
-    if odd := [file for file in files if Path(file).suffix != ".flac"]:
-        raise ConfigError(f"{odd[0]} is no FLAC file: weigh a corpus of FLAC files")
-    return sum(Path(file).stat().st_size for file in files) / sum(files.values()), len(files)
-
-
-def cost_records(preset: Preset, seconds: float = 10.0, cuts: CutSet | None = None) -> list[Record]:
-    """Records of `training_flops`, `shard_bytes` and, of the cuts given, `flac_bytes`; system `preset/<name>`."""
+def cost_records(preset: Preset, seconds: float = 10.0) -> list[Record]:
+    """Records of `training_flops` and `shard_bytes`; system `preset/<name>`, split `train-<seconds>s`."""
     flops = training_flops(preset, seconds)
     step = f"counted, not timed: one training step on {seconds:g} s of speech and a prompt of "
     step += f"{preset.train_model.prompt_seconds:g} s; products, convolutions and attention"
@@ -97,10 +87,6 @@ def cost_records(preset: Preset, seconds: float = 10.0, cuts: CutSet | None = No
     rows.append(("params", flops["params"], "count", 1, "trained parameters"))
     weighed = "shards of synthetic utterances, with phones, durations and headers"
     rows.append(("shard_bytes", shard_bytes(preset), "bytes a second of speech", WEIGHED, weighed))
-    if cuts is not None:
-        rate, count = flac_bytes(cuts)
-        hertz = next(iter(cuts)).sampling_rate
-        rows.append(("flac_bytes", rate, "bytes a second of speech", count, f"FLAC files of {hertz} Hz"))
     return [
         Record(**common, split=f"train-{seconds:g}s", metric=metric, value=value, unit=unit, n=n, protocol=protocol)
         for metric, value, unit, n, protocol in rows
@@ -118,7 +104,7 @@ def cost_table(records: Sequence[Record], name: str = "paper", small: str = "min
     try:
         flops = {key: 1e9 * sum(found[f"preset/{key}", f"train_gflop_{part}"] for part in ("forward", "backward"))
                  for key in (name, small)}
-        shard, flac = found[f"preset/{name}", "shard_bytes"], found[f"preset/{small}", "flac_bytes"]
+        shard = found[f"preset/{name}", "shard_bytes"]
     except KeyError as error:
         raise RecordError(f"no record {' '.join(error.args[0])}: count it with `ms-core cost`") from None
     preset = load_preset(name)
@@ -143,7 +129,7 @@ def cost_table(records: Sequence[Record], name: str = "paper", small: str = "min
         (f"codes, {8 * ideal / 1e3:g} kb/s", *(size(ideal, speech) for speech in CORPORA)),
         (f"codes as int16, {8 * stored / 1e3:g} kb/s", *(size(stored, speech) for speech in CORPORA)),
         (f"shards as written, {8 * shard / 1e3:.1f} kb/s", *(size(shard, speech) for speech in CORPORA)),
-        (f"16 kHz FLAC, {8 * flac / 1e3:.0f} kb/s", *(size(flac, speech) for speech in CORPORA)),
-    ]  # fmt: skip
+        (f"16 kHz FLAC, {8 * FLAC / 1e3:.0f} kb/s", *(size(FLAC, speech) for speech in CORPORA)),
+    ]
     lines = [("", *(f"{speech:,} h" for speech in CORPORA)), ("---",) * (1 + len(CORPORA)), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -91,7 +91,7 @@ def test_help_is_quick_and_names_every_command():
         ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
         ("bench", "--model --threads --seconds --peers --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
-        ("cost", "--weigh --seconds --out"),
+        ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
