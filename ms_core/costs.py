@@ -1,8 +1,8 @@
 """What a corpus would cost to train on: floating-point operations counted, GPU hours and storage worked out from them.
 
 The count is of torch's own counter over one step of this package's training, so it needs no GPU and no quiet machine.
-GPU hours = hours of speech heard x operations a second of speech / (peak of the GPU x utilisation). The paper says
-nothing of its own training's cost (paper.md, section 6).
+GPU hours = hours of speech heard x operations a second of speech / (peak of the GPU x utilisation). What the authors'
+own training cost is unknown.
 """
 
 import tempfile
@@ -113,18 +113,21 @@ def cost_table(records: Sequence[Record], name: str = "paper", small: str = "min
     ideal = codec.n_q * np.log2(codec.bins) * codec.frame_rate / 8  # bytes a second
     stored = codec.n_q * 2 * codec.frame_rate
 
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
     def hours(key: str, speech: float) -> str:
-        return " to ".join(f"{gpu_hours(speech, flops[key], share):,.0f}" for share in UTILISATION)
+        return " to ".join(number(gpu_hours(speech, flops[key], share)) for share in UTILISATION)
 
     def size(rate: float, speech: float) -> str:
         gigabytes = rate * speech * 3600 / 1e9
         return f"{gigabytes / 1e3:.2f} TB" if gigabytes >= 1e3 else f"{gigabytes:.1f} GB"
 
     rows = [
-        ("operations of one pass, 10¹⁸", *(f"{flops[name] * speech * 3600 / 1e18:,.1f}" for speech in CORPORA)),
+        ("operations of one pass, 10¹⁸", *(number(flops[name] * speech * 3600 / 1e18) for speech in CORPORA)),
         ("one pass, A100 hours", *(hours(name, speech) for speech in CORPORA)),
         (f"the same with `{small}`'s model", *(hours(small, speech) for speech in CORPORA)),
-        (f"`{name}` as it stands: {heard:,.0f} h heard, passes", *(f"{heard / speech:,.1f}" for speech in CORPORA)),
+        (f"`{name}` as it stands: {heard:,.0f} h heard, passes", *(number(heard / speech) for speech in CORPORA)),
         ("the same, A100 hours", *[hours(name, heard)] * len(CORPORA)),
         (f"codes, {8 * ideal / 1e3:g} kb/s", *(size(ideal, speech) for speech in CORPORA)),
         (f"codes as int16, {8 * stored / 1e3:g} kb/s", *(size(stored, speech) for speech in CORPORA)),
