@@ -214,7 +214,7 @@ def data(
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Utterances a shard.")] = 1000,
     synthetic: Annotated[
-        int | None, typer.Option(min=10, help="Instead: so many random utterances as FOLDER/train, a tenth as /dev.")
+        int | None, typer.Option(min=20, help="Instead: so many random utterances as FOLDER/train, a tenth as /dev.")
     ] = None,
     changes: Changes = None,
 ) -> None:

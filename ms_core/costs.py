@@ -36,13 +36,12 @@ def training_flops(preset: Preset, seconds: float = 10.0) -> dict[str, float]:
     """
     if seconds <= 0:
         raise ValueError(f"seconds {seconds}: give a positive length")
-    books, config = None, preset.train_model
-    if preset.model.codebook_prior:
-        if preset.codec.kind != "mini":
-            raise ConfigError("operations of model.codebook_prior are counted for the mini codec alone")
-        books = torch.randn(MiniCodec(preset.codec).codebooks().shape, generator=torch.Generator().manual_seed(0))
+    config, prior = preset.train_model, preset.model.codebook_prior
+    if prior and preset.codec.kind != "mini":
+        raise ConfigError("operations of model.codebook_prior are counted for the mini codec alone")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        books = torch.randn_like(MiniCodec(preset.codec).codebooks()) if prior else None
         model = MobileSpeechModel(preset.model, preset.codec, books)
         batch = Batch(*_shaped(preset.codec, seconds), *_shaped(preset.codec, config.prompt_seconds))
         with counting_flops() as counter:

@@ -262,13 +262,15 @@ sys.path.insert(0, {tests!r})
 from conftest import PRESET
 from test_train import decoder_task, model_task
 from ms_core.codec import load_codec
+from ms_core.shards import Shards
 from ms_core.train import train
 
 root = Path({root!r})
 codec = load_codec(root / "codec")
 cuts = {{split: CutSet.from_file(root / f"{{split}}.jsonl") for split in ("train", "dev")}}
-for name, make in (("model", model_task), ("decoder", decoder_task)):
-    task = make(codec, cuts)
+for name, make in (("model", model_task), ("decoder", decoder_task), ("shards", model_task)):
+    speech = {{**cuts, "train": Shards.open(root / "made-up", codec)}} if name == "shards" else cuts
+    task = make(codec, speech)
     seen, batches = [], task.batches
 
     def watched(first, rank, world):
@@ -293,12 +295,13 @@ def test_two_processes_end_with_equal_weights(codec, cuts, tmp_path) -> None:
     codec.save(tmp_path / "codec", {})
     for split, part in cuts.items():
         part.to_file(tmp_path / f"{split}.jsonl")
+    write_shards(synthetic_cuts(PRESET, 40), tmp_path / "made-up", codec, 10)
     script = tmp_path / "two.py"
     script.write_text(TWO.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("model", "decoder"):
+    for name in ("model", "decoder", "shards"):
         one, two = (json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
         assert one["world"] == two["world"] == 2
         assert one["weights"] == two["weights"]
