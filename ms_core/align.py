@@ -254,8 +254,10 @@ def read_textgrid(path: str | Path) -> Aligned:
     return Aligned(phones, [0.0, *ends[:-1]], ends)
 
 
-def align_corpus(items: Iterable[tuple[str, str | Path, str]], out_jsonl: str | Path, workers: int = 2) -> Path:
-    """Align many recordings, items (id, path of a 16 kHz file, text), in `workers` processes.
+def align_corpus(items: Iterable[tuple], out_jsonl: str | Path, workers: int = 2) -> Path:
+    """Align many recordings, items (id, path of a file, text), in `workers` processes.
+
+    An item may end with the start and length in seconds of the part of the file that is meant.
 
     Appends one JSON line each to `out_jsonl`: {id, phones, starts, ends, seconds, score, unspoken}, times in seconds,
     or {id, error}. Killed half way, the next call goes on with the ids that are still missing.
@@ -263,7 +265,7 @@ def align_corpus(items: Iterable[tuple[str, str | Path, str]], out_jsonl: str | 
     out = Path(out_jsonl)
     out.parent.mkdir(parents=True, exist_ok=True)
     done = _done(out)
-    todo = [(identity, str(path), text) for identity, path, text in items if identity not in done]
+    todo = [(identity, str(path), *rest) for identity, path, *rest in items if identity not in done]
     if not todo:
         return out
     with out.open("a", encoding="utf-8") as file, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -285,11 +287,16 @@ def _done(out: Path) -> set[str]:
     return {json.loads(line)["id"] for line in whole.splitlines()}
 
 
-def _align_file(item: tuple[str, str, str]) -> dict:
+def _align_file(item: tuple) -> dict:
     """One line of `align_corpus`'s output."""
-    identity, path, text = item
+    identity, path, text, *part = item
     try:
-        wav, rate = soundfile.read(path, dtype="float32")
+        if part:
+            rate = soundfile.info(path).samplerate
+            start, length = (round(seconds * rate) for seconds in part)
+            wav, _ = soundfile.read(path, length, start, dtype="float32")
+        else:
+            wav, rate = soundfile.read(path, dtype="float32")
         wav = resample(wav, rate, SAMPLE_RATE)
         aligned, fit = align_scored(wav, text)
         _check_fit(fit)

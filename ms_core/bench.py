@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,6 +110,24 @@ def bench(
         return {**runs, **rest}
 
 
+@contextmanager
+def counting_flops() -> Iterator[Any]:
+    """torch's counter of floating-point operations, of which a multiply-add is two: `.get_total_flops()`.
+
+    Products, convolutions and attention count, which is not fused within: the counter does not know the CPU's. Its
+    formula for a convolution's gradients forgets groups, so a depthwise one has one of ours.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+    def gradients(grad, x, weight, bias, stride, padding, dilation, transposed, added, groups, wanted, **_) -> int:
+        return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)  # each as dear as the way forward
+
+    ours = {torch.ops.aten.convolution_backward: gradients}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as counter:
+        yield counter
+
+
 def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     """Multiply-adds for one second of speech in each exported graph (`ms_core.graphs`), by torch's flop counter.
 
@@ -117,9 +136,6 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     once a voice, is spread over the utterance too. Products, convolutions and attention count; norms, tables and the
     Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
     """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     from ms_core.graphs import graphs
     from ms_core.synthesize import PROMPT_SECONDS
 
@@ -137,12 +153,7 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
         for key, example in graph.inputs.items():
             shape = [axes.get(graph.axes[key].get(axis), length) for axis, length in enumerate(example.shape)]
             inputs[key] = example.new_ones(shape)
-        counter = FlopCounterMode(display=False)
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            counter,
-            torch.inference_mode(),
-        ):  # it does not count the CPU's fused attention
+        with counting_flops() as counter, torch.inference_mode():
             graph.module(**inputs)
         runs = sum(tts.decoding.steps) if name == "smd" else 1
         found[name] = runs * counter.get_total_flops() / 2 / seconds  # a multiply-add is two operations

@@ -1,4 +1,4 @@
-"""The command line: `ms-core synth | voice | data | train | evaluate | bench | export | report | reproduce`.
+"""The command line: `ms-core synth | voice | data | train | evaluate | bench | cost | export | report | reproduce`.
 
 What a person did wrong ends in one line on stderr and exit code 2; only a fault of ours shows a traceback. Whatever
 writes a file writes it whole or not at all. Heavy libraries are imported inside the commands: `--help` must be quick.
@@ -209,9 +209,19 @@ def data(
     download: Annotated[Corpus | None, typer.Option(help="Fetch this corpus instead of preparing it.")] = None,
     split: Annotated[str | None, typer.Option(help="One split; default: all three of the preset.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that align.")] = 2,
+    shards: Annotated[
+        Path | None, typer.Option(help="Also write each split as lhotse Shar to FOLDER/<split>, for --set data.train.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Utterances a shard.")] = 1000,
+    synthetic: Annotated[
+        int | None, typer.Option(min=20, help="Instead: so many random utterances as FOLDER/train, a tenth as /dev.")
+    ] = None,
+    changes: Changes = None,
 ) -> None:
     """Align and tokenise a preset's speech, or fetch it into the data folder ($MS_DATA, else data/)."""
-    config = load_config(preset or PRESET_OF.get(download, "mini"))
+    config = load_config(preset or PRESET_OF.get(download, "mini"), changes)
+    if (synthetic and not shards) or (download and shards):
+        raise UsageError("--synthetic needs --shards, and --download goes without it")
     if download:
         from ms_core.corpora import download as fetch
 
@@ -222,19 +232,37 @@ def data(
     from ms_core.codec import load_codec
     from ms_core.data import aligned, read_cuts
     from ms_core.recipes import codec_folder, prepared
+    from ms_core.shards import synthetic_cuts, write_shards
 
+    made_up = {"train": synthetic, "dev": synthetic // 10} if synthetic else {}
+    names = made_up or ([split] if split else dict.fromkeys([config.data.train, config.data.dev, config.data.test]))
+    if shards and (there := [str(shards / name) for name in names if (shards / name).exists()]):
+        raise UsageError(f"--shards: {', '.join(there)} is there already: remove it, or give another folder")
     try:
         codec = load_codec(codec_folder(config))
     except CheckpointError:
+        if shards:
+            raise
         codec = None
-    for name in [split] if split else dict.fromkeys([config.data.train, config.data.dev, config.data.test]):
+
+    def write(ready, name: str) -> None:
+        made = write_shards(ready, shards / name, codec, shard_size)
+        found = f"{len(made.manifests)} shards, {made.utterances} utterances, {made.hours:.2f} h"
+        typer.echo(f"{shards / name}: {found}")
+
+    for seed, (name, utterances) in enumerate(made_up.items()):
+        write(synthetic_cuts(config, utterances, seed), name)
+    for name in () if made_up else names:
         cuts = list(read_cuts(config.data, name))
         if codec is None:  # the codec is trained from this very speech; alignments serve every codec
             kept, what = len(aligned(config.data, name, cuts, workers)), "aligned, no codec to tokenise with yet"
         else:
-            kept, what = len(prepared(config, name, codec, workers)), f"aligned and tokenised for {codec.token_digest}"
+            ready = prepared(config, name, codec, workers)
+            kept, what = len(ready), f"aligned and tokenised for {codec.token_digest}"
         hours = sum(cut.duration for cut in cuts) / 3600
         typer.echo(f"{name}: {len(cuts)} utterances, {hours:.2f} h; {kept} {what}")
+        if shards:
+            write(ready, name)
 
 
 @command("train")
@@ -394,6 +422,25 @@ def bench(
     for record in records:
         peer = f"{record.system}\t" * (record.system != system)
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+@command("cost")
+def cost(
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech of one training step.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+) -> None:
+    """Count the operations of training of presets paper and mini, and work out what large corpora would cost."""
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.costs import cost_records, cost_table
+    from ms_core.records import write_records
+
+    records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
+    if out is not None:
+        write_records(out, records)
+    for record in records:
+        typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}\t{record.unit}")
+    typer.echo("\n" + cost_table(records), nl=False)
 
 
 @command("export")

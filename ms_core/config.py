@@ -182,9 +182,9 @@ class TrainConfig(Config):
 
 
 class DataConfig(Config):
-    """Where speech comes from and which splits play which part."""
+    """Where speech comes from and which splits play which part; train and dev may be folders of shards ("/" in it)."""
 
-    corpus: Literal["shipped", "librispeech", "libritts"] = "librispeech"
+    corpus: Literal["shipped", "librispeech", "libritts", "libriheavy"] = "librispeech"
     train: str = "train"
     dev: str = "dev-other"
     test: str = "test-clean-24spk"

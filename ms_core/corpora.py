@@ -30,6 +30,8 @@ def archives(config: DataConfig, split: str | None = None) -> list[str]:
     from lhotse.recipes.libritts import LIBRITTS
 
     known = {"librispeech": (*LIBRISPEECH, *MINI_LIBRISPEECH), "libritts": LIBRITTS}
+    if config.corpus == "libriheavy":
+        raise DataError("libriheavy is fetched by its authors' own run.sh (k2-fsa/libriheavy), not from here")
     if config.corpus not in known:
         raise DataError(f"corpus {config.corpus!r} comes with the package: there is nothing to fetch")
     names = [split] if split else [config.train, config.dev, config.test]

@@ -72,14 +72,18 @@ def read_cuts(config: DataConfig, split: str) -> CutSet:
 
     `librispeech` and `shipped` read a `manifest.tsv` (set utt speaker sex seconds path text); a folder without one must
     hold LibriSpeech's own layout, and is read by lhotse's recipe. "a+b" joins splits. Raises DataError when nothing is
-    there.
+    there, and for a folder of shards.
     """
+    if "/" in split:
+        raise DataError(f"{split!r} is a folder of shards, which hold no recordings: name a split of {config.corpus}")
     if "+" in split:
         return CutSet.from_cuts(cut for part in split.split("+") for cut in read_cuts(config, part))
     root = paths.ASSETS / "smoke" if config.corpus == "shipped" else paths.data()
     manifest = root / "manifest.tsv"
     if config.corpus == "libritts":
         return _recipe_cuts("libritts", root, split)
+    if config.corpus == "libriheavy":
+        return CutSet.from_cuts(_libriheavy_cuts(root / "libriheavy", split))
     if not manifest.is_file():
         if config.corpus == "shipped":
             raise DataError(f"{manifest} is missing: the package is incomplete, install it again")
@@ -113,6 +117,30 @@ def _recipe_cuts(corpus: str, root: Path, split: str) -> CutSet:
     manifests = prepare(folder, dataset_parts=split)[split]
     cuts = CutSet.from_manifests(recordings=manifests["recordings"], supervisions=manifests["supervisions"])
     return cuts.trim_to_supervisions(keep_overlapping=False)
+
+
+def _libriheavy_cuts(folder: Path, split: str) -> Iterator[MonoCut]:
+    """Utterances of LibriHeavy (Kang et al. 2023), read cut by cut.
+
+    Its manifests are lhotse's own, and need no recipe: `libriheavy_cuts_<split>.jsonl.gz`, each utterance a part of a
+    long recording of LibriLight under `download/librilight`, as the authors' `run.sh` leaves them in its folder. Texts
+    are the books', with case and punctuation. Raises DataError for a manifest or recording that is missing.
+    """
+    manifest = folder / f"libriheavy_cuts_{split}.jsonl.gz"
+    if not manifest.is_file():
+        raise DataError(
+            f"{manifest} is missing: set MS_DATA to the folder that holds {folder.name}, a checkout of "
+            "k2-fsa/libriheavy whose run.sh has fetched the manifests, and LibriLight into download/librilight"
+        )
+    seen = None
+    for cut in CutSet.from_jsonl_lazy(manifest).with_recording_path_prefix(folder):
+        source = cut.recording.sources[0].source
+        if source != seen and not Path(source).is_file():
+            raise DataError(f"{source} is missing, {manifest} names it: unpack LibriLight there")
+        seen, supervision = source, cut.supervisions[0]
+        supervision.text = supervision.text or supervision.custom["texts"][0]
+        supervision.custom = None  # the text before and what a recogniser heard
+        yield cut.with_id(cut.id.replace("/", "-"))  # ids name files
 
 
 def prepare(
@@ -196,7 +224,10 @@ def read_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int =
 def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: int) -> dict[str, Aligned]:
     """Phone alignments by utterance id, made where missing and kept under the runs folder for every preset."""
     out = paths.runs() / "align" / (f"shipped-{split}.jsonl" if config.corpus == "shipped" else f"{split}.jsonl")
-    items = [(c.id, Path(c.recording.sources[0].source), c.supervisions[0].text) for c in cuts]
+    items = []
+    for c in cuts:
+        part = () if c.duration >= c.recording.duration else (c.start, c.duration)  # of a recording of a whole chapter
+        items.append((c.id, Path(c.recording.sources[0].source), c.supervisions[0].text, *part))
     align_corpus(items, out, workers)
     wanted = {c.id for c in cuts}
     rows = (json.loads(line) for line in out.read_text().splitlines())
@@ -221,6 +252,8 @@ class Sampler:
     is for cuts prepared with `speeds`.
     """
 
+    per_epoch = 0  # batches, where every epoch has as many; else an epoch is known by counting those before
+
     def __init__(
         self,
         cuts: CutSet,
@@ -242,7 +275,8 @@ class Sampler:
 
     def batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """(epoch, batch) from batch index `first` on."""
-        index = epoch = 0
+        epoch = first // self.per_epoch if self.per_epoch else 0
+        index = epoch * self.per_epoch
         while True:
             for cuts in self._epoch(epoch):
                 if index >= first:

@@ -20,6 +20,7 @@ from ms_core.codec import Codec, MiniCodec, load_codec
 from ms_core.config import ConfigError, Preset
 from ms_core.data import DataError, prepare, read_cuts
 from ms_core.model import MobileSpeechModel
+from ms_core.shards import Shards
 from ms_core.speaker import SpeakerTask
 from ms_core.tasks import DecoderTask, ModelTask
 from ms_core.train import LOG, RUN, STATE, train
@@ -158,7 +159,7 @@ def train_model(
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "model")
     codec = _load_codec_for(preset)
-    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)
+    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)  # shards, where the preset names such a folder
     _discard(folder, replace)
     speaker = paths.run(preset.name) / "speaker" / "export"
     task = ModelTask(preset, codec, train_cuts, dev_cuts, start, speaker if speaker.is_dir() else None)
@@ -181,15 +182,23 @@ def train_speaker(
     folder = Path(out or paths.run(preset.name) / "speaker")
     codec = _load_codec_for(preset)
     train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)
+    if isinstance(train_cuts, Shards):
+        raise DataError(f"the speaker encoder cannot be trained on shards ({preset.data.train}): name a split")
     _discard(folder, replace)
     return train(SpeakerTask(preset, codec, train_cuts, dev_cuts), folder, minutes, resume)
 
 
-def _prepared_for_model(preset: Preset, codec: Codec, workers: int) -> tuple[CutSet, CutSet]:
-    """Train and dev speech as `train_model` hears it."""
+def _prepared_for_model(preset: Preset, codec: Codec, workers: int) -> tuple[CutSet | Shards, CutSet]:
+    """Train and dev speech as `train_model` hears it; dev is held in memory, where it comes from shards too."""
+    train_split, dev_split = preset.data.train, preset.data.dev
     speeds = preset.train_model.speeds if preset.train_model.augmented else None
-    train_cuts = prepared(preset, preset.data.train, codec, workers, speeds)
-    return train_cuts, prepared(preset, preset.data.dev, codec, workers)
+    if "/" in train_split:
+        train_cuts = Shards.open(train_split, codec)
+    else:
+        train_cuts = prepared(preset, train_split, codec, workers, speeds)
+    if "/" in dev_split:
+        return train_cuts, Shards.open(dev_split, codec).cuts().to_eager()
+    return train_cuts, prepared(preset, dev_split, codec, workers)
 
 
 def _load_codec_for(preset: Preset) -> Codec:

@@ -19,8 +19,9 @@ from ms_core.augment import Equaliser
 from ms_core.checkpoint import CheckpointError, hours_behind, sha256
 from ms_core.codec import Codec, MiniCodec
 from ms_core.config import ConfigError, Preset
-from ms_core.data import Sampler, collate
+from ms_core.data import DataError, Sampler, collate
 from ms_core.model import Batch, MobileSpeechModel
+from ms_core.shards import Shards, read_batches
 from ms_core.speaker import LatentSpeakerEncoder, consistency_loss
 from ms_core.train import step_seed
 from ms_core.vocoder import F0_CEILING, F0_FLOOR, SourceFilterDecoder
@@ -32,7 +33,7 @@ DEV_SECONDS = 240.0  # dev speech on which a training evaluates itself
 
 
 class ModelTask:
-    """MobileSpeech on prepared cuts.
+    """MobileSpeech on prepared cuts, or on shards of them.
 
     start: a checkpoint of the same sizes to begin from. speaker: folder of a trained speaker encoder, for the speaker
     consistency loss; raises CheckpointError where the config asks for that loss and there is none.
@@ -42,12 +43,14 @@ class ModelTask:
         self,
         preset: Preset,
         codec: Codec,
-        train: CutSet,
+        train: CutSet | Shards,
         dev: CutSet,
         start: Path | None = None,
         speaker: Path | None = None,
     ):
         self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
+        if isinstance(train, Shards) and self.config.augmented:
+            raise DataError("shards hold codes, which cannot be varied: set train_model.speeds=[1.0] and timbre_db=0.0")
         self.speaker, self.speaker_folder = None, None
         if self.config.speaker_weight > 0:
             if speaker is None or not preset.model.codebook_prior:
@@ -64,7 +67,8 @@ class ModelTask:
         self.networks = {"model": model}
         self.train_cuts, self.dev = train, dev
         times = sum(1 / speed for speed in self.config.speeds) if self.config.augmented else 1.0
-        self.hours = sum(c.duration for c in train) / 3600 / times  # as recorded
+        hours = train.hours if isinstance(train, Shards) else sum(c.duration for c in train) / 3600
+        self.hours = hours / times  # as recorded
         self._dev_batches: list[Batch] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -81,6 +85,8 @@ class ModelTask:
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
         equaliser = Equaliser(self.codec, self.config.timbre_db) if self.config.augmented else None
         rate = self.codec.config.frame_rate
+        if isinstance(self.train_cuts, Shards):
+            return read_batches(self.train_cuts, self.config, rate, rank, world_size, first)
         return Sampler(self.train_cuts, self.config, rate, rank, world_size, equaliser).batches(first)
 
     def phases(self, step: int) -> list[str]:

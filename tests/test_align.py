@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -217,3 +218,13 @@ def test_a_corpus_run_resumes(tmp_path: Path, speech: Speech) -> None:
     assert records[0]["seconds"] == expected.seconds
     align_corpus(items, out, workers=1)
     assert len(out.read_text(encoding="utf-8").splitlines()) == 4
+
+
+def test_a_part_of_a_long_recording_is_aligned_as_if_alone(tmp_path: Path, speech: Speech) -> None:
+    (_, _, before, _), (name, _, wav, text) = speech[:2]
+    soundfile.write(tmp_path / "long.wav", np.concatenate([before, wav, before]), 16_000, subtype="FLOAT")
+    part = (len(before) / 16_000, len(wav) / 16_000)
+    out = align_corpus([(name, tmp_path / "long.wav", text, *part)], tmp_path / "out.jsonl", workers=1)
+    row = json.loads(out.read_text(encoding="utf-8"))
+    expected = align(wav, text)
+    assert (row["phones"], row["ends"], row["seconds"]) == (expected.phones, expected.ends, expected.seconds)

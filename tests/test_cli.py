@@ -78,7 +78,7 @@ def test_help_is_quick_and_names_every_command():
         "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "export", "report", "reproduce"):
+    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
         assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
     assert shown.endswith("[]\n")
 
@@ -91,9 +91,10 @@ def test_help_is_quick_and_names_every_command():
         ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
         ("bench", "--model --threads --seconds --peers --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
+        ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
-        ("data", "--preset --download --split"),
+        ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
         ("report", "--preset --check --html --listening-test --audio --split --limit --authors-clips"),
     ],
 )
@@ -271,6 +272,26 @@ def test_train_from_nothing_to_a_pair_that_speaks(tiny, tmp_path):
     good("synth", "--text", "Hello.", *words, "--out", tmp_path / "o.wav")
     assert soundfile.info(tmp_path / "o.wav").samplerate == PRESET.codec.sample_rate
     assert MODEL.model_dump(mode="json") == json.loads((run / "pair/model/config.json").read_text())["config"]
+
+
+def test_shards_are_written_and_trained_on(tiny, tmp_path):
+    folder = tmp_path / "shards"
+    words = ["data", "--preset", tiny, "--shards", folder]
+    assert "run `ms-core train codec --preset tiny` first" in refused(*words)
+    good("train", "codec", "--preset", tiny, "--minutes", "0")
+    printed = good(*words, "--shard-size", 5)
+    assert f"{folder / 'train'}: 3 shards, 12 utterances, 0.01 h\n" in printed and (folder / "dev").is_dir()
+    assert f"{folder / 'train'} is there already" in refused(*words, "--split", "train")
+    given = ["--preset", tiny, "--set", f"data.train={folder / 'train'}", "--set", f"data.dev={folder / 'dev'}"]
+    good("train", "model", *given, "--minutes", "0")
+    run = json.loads((paths.run("tiny") / "model" / "run.json").read_text())
+    assert run["data"]["train"] == str(folder / "train")
+    assert "is a folder of shards" in refused("train", "codec", *given, "--replace")
+    assert "on shards" in refused("train", "speaker", *given)
+    assert "no shards.json" in refused("train", "model", *given, "--set", "data.train=no/where", "--replace")
+    assert "--synthetic needs --shards" in refused("data", "--preset", tiny, "--synthetic", 20)
+    printed = good("data", "--preset", tiny, "--shards", tmp_path / "made-up", "--synthetic", 40, "--shard-size", 8)
+    assert re.search(r"train: 5 shards, 40 utterances, .*\n.*dev: 1 shards, 4 utterances", printed), printed
 
 
 def test_a_fit_of_another_codec_is_not_overwritten(tiny):

@@ -1,18 +1,20 @@
 """From recordings to batches."""
 
+import gzip
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from conftest import CODEC, PRESET, TRAIN, fake_alignments, global_rng_untouched, utterance, write_corpus
+from conftest import CODEC, PRESET, TRAIN, fake_alignments, global_rng_untouched, speech, utterance, write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lhotse import CutSet
 
-from ms_core import data, paths
+from ms_core import corpora, data, paths
 from ms_core.config import override
 from ms_core.data import (
     BOUNDARY_IDS,
@@ -193,6 +195,58 @@ def test_missing_data_says_what_to_do(tmp_path, corpus, monkeypatch) -> None:
         data.read_cuts(PRESET.data, "dev-clean")
     with pytest.raises(DataError, match="set MS_DATA to the folder that holds LibriTTS"):
         data.read_cuts(PRESET.data.model_copy(update={"corpus": "libritts"}), "dev-clean")
+
+
+@pytest.fixture
+def libriheavy(tmp_path, monkeypatch):
+    """Two utterances of a long recording in the layout that LibriHeavy's own run.sh leaves."""
+    folder = tmp_path / "libriheavy"
+    name = "small/100/a_book_64kb_mp3/01_chapter_64kb"
+    audio = folder / "download" / "librilight" / f"{name}.flac"
+    audio.parent.mkdir(parents=True)
+    soundfile.write(audio, speech(9.0, 0), 16_000)
+    source = {"type": "file", "channels": [0], "source": f"download/librilight/{name}.flac"}
+    recording = {"id": name, "sources": [source], "sampling_rate": 16_000, "num_samples": 144_000, "duration": 9.0}
+    with gzip.open(folder / "libriheavy_cuts_small.jsonl.gz", "wt") as file:
+        for index, (start, texts) in enumerate([(0.5, ["A \"text\"?", "A TEXT"]), (5.25, ["Another.", "ANOTHER"])]):
+            segment = {"id": f"{name}_{index}", "recording_id": name, "start": 0, "duration": 2.5, "channel": 0}
+            segment |= {"language": "English", "speaker": "100", "custom": {"texts": texts, "pre_texts": ["..", ".."]}}
+            cut = {"id": f"{name}_{index}", "start": start, "duration": 2.5, "channel": 0, "supervisions": [segment]}
+            cut |= {"recording": {**recording, "channel_ids": [0]}, "custom": {"text_path": "x"}, "type": "MonoCut"}
+            file.write(json.dumps(cut) + "\n")
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    return audio
+
+
+def test_libriheavy_is_read_by_its_own_manifests(libriheavy, codec, monkeypatch) -> None:
+    preset = override(PRESET, {"data.corpus": "libriheavy", "data.train": "small"})
+    first, second = data.read_cuts(preset.data, "small")
+    assert (first.id, first.duration) == ("small-100-a_book_64kb_mp3-01_chapter_64kb_0", 2.5)
+    assert (first.supervisions[0].text, first.supervisions[0].speaker) == ('A "text"?', "100")
+    assert np.allclose(second.load_audio()[0], speech(9.0, 0)[84_000:124_000], atol=1e-4)  # 5.25 s to 7.75 s
+
+    parts = []
+    monkeypatch.setattr(data, "align_corpus", lambda items, *rest: parts.extend(items) or fake_alignments(items, *rest))
+    prepared = data.prepare(preset, "small", codec)
+    assert [item[3:] for item in parts] == [(0.5, 2.5), (5.25, 2.5)]
+    for cut in prepared:
+        check(data.tokens(cut))
+        wave = torch.from_numpy(cut.load_audio())[None]
+        assert np.array_equal(data.tokens(cut).codes, codec.encode(wave)[0].numpy())
+    assert len(list(prepared)) == 2
+
+    with pytest.raises(DataError, match="libriheavy_cuts_large.jsonl.gz is missing: set MS_DATA to the folder that"):
+        list(data.read_cuts(preset.data, "large"))
+    libriheavy.unlink()
+    with pytest.raises(DataError, match=f"{libriheavy} is missing, .*small.jsonl.gz names it: unpack LibriLight there"):
+        list(data.read_cuts(preset.data, "small"))
+    with pytest.raises(DataError, match="run.sh"):
+        corpora.archives(preset.data, "small")
+
+
+def test_a_folder_of_shards_has_no_recordings() -> None:
+    with pytest.raises(DataError, match="'/a/b.c' is a folder of shards.*name a split of librispeech"):
+        data.read_cuts(PRESET.data, "/a/b.c")
 
 
 def test_reading_ahead_is_ordered_and_bounded() -> None:

@@ -12,11 +12,14 @@ from conftest import MODEL, PRESET, TRAIN
 from safetensors.torch import load_file
 from torch import nn
 
+from ms_core import paths, recipes
 from ms_core import train as training
 from ms_core.checkpoint import CheckpointError, hours_behind, sha256
 from ms_core.codec import MiniCodec, load_codec
-from ms_core.config import Preset, override
+from ms_core.config import Preset, load_preset, override
+from ms_core.encodec_codec import EncodecCodec
 from ms_core.model import MobileSpeechModel
+from ms_core.shards import synthetic_cuts, write_shards
 from ms_core.tasks import DecoderTask, ModelTask
 from ms_core.train import LOG, STATE, Meter, learning_rate, step_seed, train
 
@@ -259,13 +262,15 @@ sys.path.insert(0, {tests!r})
 from conftest import PRESET
 from test_train import decoder_task, model_task
 from ms_core.codec import load_codec
+from ms_core.shards import Shards
 from ms_core.train import train
 
 root = Path({root!r})
 codec = load_codec(root / "codec")
 cuts = {{split: CutSet.from_file(root / f"{{split}}.jsonl") for split in ("train", "dev")}}
-for name, make in (("model", model_task), ("decoder", decoder_task)):
-    task = make(codec, cuts)
+for name, make in (("model", model_task), ("decoder", decoder_task), ("shards", model_task)):
+    speech = {{**cuts, "train": Shards.open(root / "made-up", codec)}} if name == "shards" else cuts
+    task = make(codec, speech)
     seen, batches = [], task.batches
 
     def watched(first, rank, world):
@@ -290,12 +295,13 @@ def test_two_processes_end_with_equal_weights(codec, cuts, tmp_path) -> None:
     codec.save(tmp_path / "codec", {})
     for split, part in cuts.items():
         part.to_file(tmp_path / f"{split}.jsonl")
+    write_shards(synthetic_cuts(PRESET, 40), tmp_path / "made-up", codec, 10)
     script = tmp_path / "two.py"
     script.write_text(TWO.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("model", "decoder"):
+    for name in ("model", "decoder", "shards"):
         one, two = (json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
         assert one["world"] == two["world"] == 2
         assert one["weights"] == two["weights"]
@@ -323,3 +329,24 @@ def test_a_run_may_start_from_an_earlier_model(codec, cuts, tmp_path) -> None:
     assert hours_behind(told) == pytest.approx(made["training_hours"] + told["training_hours"])
     with pytest.raises(CheckpointError, match="its sizes differ"):
         again(override(DROPOUT, {"model.smd_layers": DROPOUT.model.smd_layers + 1}))
+
+
+def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) -> None:
+    """Its own recipe for two steps: the whole configuration on the grid of EnCodec, but 64 channels for 512."""
+    preset = load_preset("paper")
+    assert (preset.codec.n_q, preset.codec.bins, preset.codec.frame_rate) == (8, 1024, 75)
+    small = {"model.dim": 64, "train_model.steps": 2, "train_model.batch_seconds": 30.0, "train_model.log_every": 1}
+    small |= {"data.max_seconds": 8.0, "data.train": f"{tmp_path}/shards/train", "data.dev": f"{tmp_path}/shards/dev"}
+    preset = override(preset, {**small, "codec.vocoder": "encodec"})  # Vocos is a package of its own
+    with torch.random.fork_rng():
+        EncodecCodec(preset.codec).save(paths.run("paper") / "codec" / "export", {"origin": "random weights"})
+    codec = load_codec(recipes.codec_folder(preset))
+    for split, count in (("train", 40), ("dev", 4)):
+        write_shards(synthetic_cuts(preset, count), tmp_path / "shards" / split, codec, 10)
+    monkeypatch.setattr("ms_core.tasks.DEV_SECONDS", 5.0)
+    export = recipes.train_model(preset)
+    rows = log(export.parent)
+    assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "dev")]
+    assert rows[0]["skipped"] == rows[1]["skipped"] == 0
+    assert 0.5 * math.log(1024) < rows[2]["ce"] < 2 * math.log(1024)
+    assert len(MobileSpeechModel.load(recipes.trained_pair(preset) / "model", codec).smd.blocks) == 12
