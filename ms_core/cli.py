@@ -383,6 +383,9 @@ def bench(
     """
     if not sweep and (lengths or passes):
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
+    if sweep and threads != 1:
+        raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
+    swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
     if out is not None:
@@ -406,8 +409,7 @@ def bench(
     if sweep:
         from ms_core import sweep as study
 
-        numbers = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
-        cells = study.plan(numbers[0] or study.SECONDS, numbers[1] or study.PASSES, seconds, tts.decoding.steps)
+        cells = study.plan(swept[0] or study.SECONDS, swept[1] or study.PASSES, seconds, tts.decoding.steps)
         found = study.sweep(tts, prompt, prompt_text, cells, repeats, seed)
         records = study.sweep_records(tts, found, provenance, system)
         records += study.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)

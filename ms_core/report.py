@@ -124,7 +124,7 @@ ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
     Reported("MobileSpeech on VccmDataset", "MOS-Q", "3.94", "secondary", "ControlSpeech (ACL 2025), by two digests"),
     Reported("MobileSpeech on VccmDataset", "MOS-S", "4.01", "secondary", "ControlSpeech (ACL 2025), by two digests"),
 )
-QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # the paper's own two
+QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # of the authors' own system
 
 
 class Cell(NamedTuple):

@@ -8,6 +8,7 @@ the rounds: seconds = a + b L + c L^2, megabytes = a + b L for L seconds of spee
 
 import ctypes
 import gc
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -66,7 +67,7 @@ def plan(
     own: the model's own passes by layer, which are not timed twice. Raises SweepError for fewer than four different
     lengths, one more than the law has coefficients, or for numbers that are not positive.
     """
-    if len(set(lengths)) <= len(POWERS) or min([*lengths, *passes, at]) <= 0:
+    if len(set(lengths)) <= len(POWERS) or not all(0 < number < math.inf for number in (*lengths, *passes, at)):
         raise SweepError(
             f"lengths {', '.join(f'{x:g}' for x in lengths)} s, passes {', '.join(map(str, passes))}: give at least "
             f"{len(POWERS) + 1} different lengths, all numbers above 0"
