@@ -64,6 +64,8 @@ PARTS = {  # of RTF -> name
     "text": "text", "prompt": "prompt states", "duration": "durations", "smd": "mask decoder", "codec": "codec",
     "voice": "enrolment (apart)",
 }  # fmt: skip
+EXPORTED = "exported models, beside PyTorch"
+RTF_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 EXPORTS = {"pytorch": "PyTorch", "fp32": "ONNX fp32", "int8": "ONNX int8"}  # end of a judged system's name -> name
 HARD = "hard-texts"  # split of a study whose parts are kinds of texts
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
@@ -320,7 +322,7 @@ def _judged(records: Sequence[Record], split: str, preset: str) -> list[_Judged]
     passes = {system: f"S={n}" for system, n in _by_steps(records, preset).items()}
     exports = {f"{base}-{end}": name for end, name in EXPORTS.items()}
     found = []
-    for line, systems, where in (("passes in layer 1", passes, split), ("exported", exports, f"{split}-exports")):
+    for line, systems, where in (("passes in layer 1", passes, split), (EXPORTED, exports, f"{split}-exports")):
         quality = _quality(records, where)
         for system, name in systems.items():
             if system in speed and (system, "wer") in quality:
@@ -340,7 +342,7 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
             f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SPLIT}: at least two needed"
         )
     lines = list(dict.fromkeys(point.line for point in points))
-    figure, axes = _panels(1, 2, 7.6, 3.2)
+    figure, axes = _panels(1, 2, 7.6, 3.4)
     with mpl.rc_context(STYLE):
         for axis, metric in zip(axes, ("wer", sim), strict=True):
             for index, line in enumerate(lines):
@@ -349,20 +351,28 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
                 places = [p.rtf.value for p in known], [p.quality[metric].value for p in known]
                 axis.plot(*places, color=colour, linestyle=DASHES[index], linewidth=0.8, marker="os"[index], label=line)
                 for point, x, y in zip(known, *places, strict=True):
-                    bars = {"xerr": _error(point.rtf), "yerr": _error(point.quality[metric])}
+                    quality = point.quality[metric]
+                    bars = {"xerr": _error(point.rtf), "yerr": _error(quality)}
                     axis.errorbar(x, y, **bars, fmt="none", color=colour, elinewidth=1)
-                    spot = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 6.5, "color": colour}
-                    axis.annotate(point.name, (x, y), **spot)
+                    low, high = (y, y) if quality.ci_low is None else (quality.ci_low, quality.ci_high)
+                    spot, up = ((x, low), False) if line == EXPORTED else ((x, high), True)
+                    style = {"rotation": 90, "ha": "center", "va": "bottom" if up else "top", "fontsize": 6.5}
+                    offset = {"xytext": (0, 3 if up else -3), "textcoords": "offset points"}
+                    axis.annotate(point.name, spot, color=colour, **style, **offset)
             for name, reported in QUOTED_RTF.items():
                 low, *high = (float(value) for value in reported.value.split("–"))
                 axis.axvspan(low, (high or [low])[0], color=GREY, alpha=0.35, linewidth=1)
-                place = {"rotation": 90, "ha": "right", "va": "top", "transform": axis.get_xaxis_transform()}
-                axis.text(low, 0.98, f"paper, quoted: {name} {reported.value}", fontsize=6.5, color=GREY, **place)
+                place = {"rotation": 90, "ha": "right", "va": "bottom", "transform": axis.get_xaxis_transform()}
+                axis.text(low, 0.02, f"paper, quoted: {name} {reported.value}", fontsize=6.5, color=GREY, **place)
             axis.set_xscale("log")
+            axis.set_xticks(RTF_TICKS, [f"{x:g}" for x in RTF_TICKS])
             axis.set_xlabel(f"RTF, {bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread")
             axis.set_title(QUALITY[metric][0])
-            axis.margins(x=0.08, y=0.14)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(lines))
+            axis.margins(x=0.08, y=0.4)  # room for the names
+        handles, _ = axes[0].get_legend_handles_labels()
+        devices = [" / ".join(sorted({p.rtf.device for p in points if p.line == line})) for line in lines]
+        names = [f"{line}; {device}" for line, device in zip(lines, devices, strict=True)]
+        figure.legend(handles, names, loc="outside upper left", fontsize=7)
         n = "/".join(map(str, sorted({p.quality["wer"].n for p in points})))
         rounds = "/".join(map(str, sorted({p.rtf.n for p in points})))
         about = f"{split}, n = {n} utterances; RTF over n = {rounds} repeats; bars: 95 % bootstrap interval"
@@ -472,7 +482,9 @@ def rtf_length(records: Sequence[Record]) -> Figure:
             _lengths(axes[0], found, i, _line_name(system, threads))
         axes[0].set_ylim(bottom=0)
         axes[0].set_title("RTF (compute seconds / audio seconds) ↓")
-        axes[0].legend(fontsize=6.5)
+        spare = axes[1 + len(apart) :]
+        handles = axes[0].get_legend_handles_labels()
+        (spare or axes)[0].legend(*handles, fontsize=7, title="first panel" if spare else None)
         for axis, key in zip(axes[1:], apart, strict=False):
             _lengths(axis, lines[key], 6, "total")
             for i, part in enumerate(part for part in PARTS if key in parts[part]):
@@ -482,13 +494,18 @@ def rtf_length(records: Sequence[Record]) -> Figure:
         for axis in axes[: 1 + len(apart)]:
             axis.set_xlim(left=0)
             axis.set_xlabel("length of the speech, s")
-        for axis in axes[1 + len(apart) :]:
-            axis.set_visible(False)
+        for axis in spare:
+            axis.set_axis_off()
         if apart:
             figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=1 + len(PARTS))
-        n = "/".join(map(str, sorted({r.n for found in lines.values() for r in found})))
-        figure.supxlabel(f"n = {n} repeats; bars: 95 % bootstrap interval", fontsize=8)
+        _timed(figure, [record for found in lines.values() for record in found])
     return figure
+
+
+def _timed(figure: Figure, records: Sequence[Record]) -> None:
+    """Say below a figure on which devices its records were timed, and how often."""
+    n, devices = "/".join(map(str, sorted({r.n for r in records}))), " / ".join(sorted({r.device for r in records}))
+    figure.supxlabel(f"{devices}; n = {n} repeats; bars: 95 % bootstrap interval", fontsize=8)
 
 
 def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None:
@@ -501,7 +518,7 @@ def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None
 
 
 def cost_law(records: Sequence[Record]) -> Figure:
-    """Time and peak memory against the length of the speech, with the fitted laws. Raises ValueError without a law."""
+    """Time and peak memory against the length of the speech, and the fitted laws as lines. Raises ValueError without a law."""
     laws: dict[tuple, dict[str, Record]] = {}
     for r in records:
         if r.split == COST_LAW:
@@ -534,8 +551,7 @@ def cost_law(records: Sequence[Record]) -> Figure:
             axis.set_title("computing, s ↓" if cost == "time" else "peak memory of the process, MB ↓")
             handles = axis.get_legend_handles_labels()
             axis.legend(*handles, fontsize=6, loc="upper center", bbox_to_anchor=(0.45, -0.2))
-        n = "/".join(map(str, sorted({r.n for law in laws.values() for r in law.values()})))
-        figure.supxlabel(f"n = {n} rounds; bars: 95 % bootstrap interval; lines: fitted laws", fontsize=8)
+        _timed(figure, [record for law in laws.values() for record in law.values()])
     return figure
 
 
