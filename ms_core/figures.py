@@ -518,7 +518,10 @@ def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None
 
 
 def cost_law(records: Sequence[Record]) -> Figure:
-    """Time and peak memory against the length of the speech, and the fitted laws as lines. Raises ValueError without a law."""
+    """Time and peak memory against the length of the speech, with the fitted laws as lines.
+
+    Raises ValueError without a law.
+    """
     laws: dict[tuple, dict[str, Record]] = {}
     for r in records:
         if r.split == COST_LAW:
