@@ -9,7 +9,7 @@ import re
 import resource
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ms_core.records import Provenance, Record, bootstrap, unit_of
+from ms_core.checkpoint import hours_behind
+from ms_core.records import Interval, Provenance, Record, bootstrap, unit_of
 
 PARTS = ("text", "duration", "smd", "codec")  # keys that tts.synthesize(..., timings={}) fills with seconds
 PASSAGE = (  # ours
@@ -170,12 +171,18 @@ def multiply_add_records(found: dict[str, float], provenance: Provenance, system
     ]  # fmt: skip
 
 
-def bench_records(result: dict[str, object], provenance: Provenance, system: str, seconds: float) -> list[Record]:
-    """Records of one `bench`: rtf_total, rtf_<part>, rtf_smd_pass and peak_rss_mb on the split `bench-<seconds>s`."""
-    audio = result["audio_seconds"]
+def bench_records(
+    result: dict[str, object], provenance: Provenance, system: str, seconds: float, note: str = ""
+) -> list[Record]:
+    """Records of one `bench` on the split `bench-<seconds>s`.
+
+    rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb, a number or, with an interval, one a repeat.
+    note: added to what the records say of how they were measured.
+    """
+    audio, note = result["audio_seconds"], f"; {note}" * bool(note)
     about = (
         f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
-        "enrolled; rtf_voice is enrolment over the same audio; interval over repeats"
+        f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats{note}"
     )
     common = {**provenance.model_dump(), "system": system, "split": f"bench-{seconds:g}s"}
 
@@ -191,12 +198,19 @@ def bench_records(result: dict[str, object], provenance: Provenance, system: str
             protocol=about,
         )
 
-    records = [rtf(name, values) for name, values in result.items() if isinstance(values, list)]
+    timed = {name: values for name, values in result.items() if isinstance(values, list) and name != "peak_rss_mb"}
+    records = [rtf(name, values) for name, values in timed.items()]
     if result.get("passes") and "smd" in result:
         records.append(rtf("smd_pass", [value / result["passes"] for value in result["smd"]]))
     whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
-    memory = Record(**common, metric="peak_rss_mb", value=result["peak_rss_mb"], unit="MB", n=1, protocol=whole)
-    return [*records, memory]
+    peaks = np.atleast_1d(result["peak_rss_mb"])
+    measured = {
+        "audio_seconds": (Interval(audio, None, None), 1, f"of the text that was spoken{note}"),
+        "peak_rss_mb": (bootstrap(peaks, seed=0), len(peaks), f"{whole}{note}"),
+    }
+    for metric, (found, n, how) in measured.items():
+        records.append(Record(**common, **found.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how))
+    return records
 
 
 def footprint(weights: Path) -> dict[str, float]:
@@ -222,3 +236,17 @@ def footprint_records(weights: Path, provenance: Provenance, system: str) -> lis
         )
         for metric, value in footprint(weights).items()
     ]
+
+
+def training_records(made: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
+    """The record `training_hours`, on the split `none`; none where the checkpoint does not say.
+
+    made: what a checkpoint says of its training, see `recipes.made_with`.
+    """
+    if "training_hours" not in made:
+        return []
+    how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
+    return [
+        Record(**provenance.model_dump(), metric="training_hours", value=hours_behind(made), system=system,
+               unit=unit_of("training_hours"), n=1, split="none", protocol=how)
+    ]  # fmt: skip

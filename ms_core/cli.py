@@ -124,6 +124,14 @@ def parse_steps(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
+def parse_numbers(text: str | None, option: str, kind: type) -> tuple:
+    """ "2,5,10" as numbers; none for None. Raises UsageError for what is no list of them."""
+    try:
+        return () if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: give numbers with commas") from None
+
+
 def check_out(path: Path, suffix: str, option: str = "--out") -> None:
     """Raises UsageError, before any work is done, for an output file that cannot be written."""
     if path.suffix.lower() != suffix:
@@ -314,6 +322,9 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     steps: Steps = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also score the recordings and the codec.")
+    ] = True,
     keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep what was spoken as WAV.")] = False,
     milestone: Annotated[
         str | None, typer.Option(metavar="NOTE", help="Add a row that says NOTE to results/<preset>/runs.json.")
@@ -326,6 +337,8 @@ def evaluate(
         raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
     if bool(exported) is not (conditions is Conditions.exports):
         raise UsageError("--exported and --conditions exports go together: give both or neither")
+    if not (baselines or plain):
+        raise UsageError("--no-baselines is of plain evaluations: conditions have no baselines")
     if milestone is not None and (not plain or passes):
         raise UsageError("--milestone is of plain evaluations with the model's own passes")
     from ms_core.scoring import ALIGNED, SPOKEN
@@ -356,7 +369,7 @@ def evaluate(
     provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), torch.get_num_threads())
     if plain:
         trials = Trials.of_split(source, split, limit=limit)
-        records = run(tts, system, trials, out, provenance, chosen or possible, keep_audio=keep_audio)
+        records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
         if milestone is not None:
             milestones.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
     else:
@@ -379,36 +392,60 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Also time networks of other systems' shapes, in turns with ours.")
     ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="All lengths on 1 and 2 threads in fp32 and bf16, passes, and cost laws.")
+    ] = False,
+    lengths: Annotated[str | None, typer.Option(metavar="L,...", help="Of a sweep, s. Default: 2,5,10,20,30.")] = None,
+    passes: Annotated[
+        str | None, typer.Option(metavar="S,...", help="Of a sweep, in layer 1. Default: 1,2,4,8,16,32.")
+    ] = None,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
 ) -> None:
-    """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships."""
+    """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
+
+    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread.
+    """
+    if not sweep and (lengths or passes):
+        raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
+    if sweep and threads != 1:
+        raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
+    swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
     if out is not None:
         check_out(out, ".json")
     from ms_core import recipes
     from ms_core.bench import bench as run
-    from ms_core.bench import bench_records, footprint_records
+    from ms_core.bench import bench_records, footprint_records, training_records
     from ms_core.config import load_preset
     from ms_core.data import read_cuts
     from ms_core.records import Provenance, write_records
     from ms_core.synthesize import MobileSpeech
 
     tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
-    name = recipes.made_with(folder)["name"]
+    made = recipes.made_with(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
         prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
-    result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
-    provenance = Provenance.of(name, folder, seed, tts.decoding.digest(), threads)
-    system = f"mobilespeech-{name}"
-    records = bench_records(result, provenance, system, seconds)
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads)
+    system = f"mobilespeech-{made['name']}"
+    if sweep:
+        from ms_core import sweep as study
+
+        cells = study.plan(swept[0] or study.SECONDS, swept[1] or study.PASSES, seconds, tts.decoding.steps)
+        found = study.sweep(tts, prompt, prompt_text, cells, repeats, seed)
+        records = study.sweep_records(tts, found, provenance, system)
+        records += study.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
+    else:
+        result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+        records = bench_records(result, provenance, system, seconds)
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
+    records += training_records(made, provenance, system)
     if peers:
         from ms_core.peers import compare, comparison_records
 
@@ -421,6 +458,7 @@ def bench(
         return
     for record in records:
         peer = f"{record.system}\t" * (record.system != system)
+        peer = f"{record.split}\t{record.threads}\t{peer}" if sweep else peer
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,17 @@ from ms_core.config import load_preset
 from ms_core.listening import SCALES
 from ms_core.milestones import Milestone
 from ms_core.records import MILESTONES, Record, read_records
-from ms_core.report import CONDITION, QUALITY, RTF_SPLIT, RTF_THREADS, STUDY, bench_seconds, system_order
+from ms_core.report import (
+    CONDITION,
+    COST_LAW,
+    QUALITY,
+    QUOTED_RTF,
+    RTF_SPLIT,
+    RTF_THREADS,
+    STUDY,
+    bench_seconds,
+    system_order,
+)
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -49,6 +60,13 @@ EDITS = {
     "wer_del": ("deleted", ORANGE, "/////"),
     "wer_ins": ("inserted", GREY, "..."),
 }
+PARTS = {  # of RTF -> name
+    "text": "text", "prompt": "prompt states", "duration": "durations", "smd": "mask decoder", "codec": "codec",
+    "voice": "enrolment (apart)",
+}  # fmt: skip
+EXPORTED = "exported models, beside PyTorch"
+RTF_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
+EXPORTS = {"pytorch": "PyTorch", "fp32": "ONNX fp32", "int8": "ONNX int8"}  # end of a judged system's name -> name
 HARD = "hard-texts"  # split of a study whose parts are kinds of texts
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
 GROUPS = (  # of systems: start of the name, colour, marker
@@ -71,9 +89,9 @@ LABELS = {
 
 def label(system: str) -> str:
     """A system's name for readers."""
-    if system.startswith("mobilespeech-"):
-        name, _, steps = system.removeprefix("mobilespeech-").partition("-steps")
-        return f"ours, {name.replace('-', ' ')}" + (f", S={steps}" if steps else "")
+    if match := re.fullmatch(r"mobilespeech-(.+?)(-bf16)?(?:-steps(\d+))?", system):
+        name, half, steps = match.groups()
+        return ", ".join(["ours", name.replace("-", " "), *["bf16"] * bool(half), *[f"S={steps}"] * bool(steps)])
     return LABELS.get(system, system.removeprefix("peer/"))
 
 
@@ -259,7 +277,7 @@ def _by_steps(records: Sequence[Record], preset: str) -> dict[str, int]:
 
 
 def steps_tradeoff(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
-    """WER and SIM against the passes in layer 1, and both against RTF where it was measured.
+    """WER and SIM against the passes in layer 1; against their time they are in `quality_speed`.
 
     Raises ValueError with fewer than two step counts.
     """
@@ -267,37 +285,98 @@ def steps_tradeoff(records: Sequence[Record], split: str, preset: str, sim: str 
     steps = {s: n for s, n in _by_steps(records, preset).items() if (s, "wer") in quality}
     if len(steps) < 2:
         raise ValueError(f"{len(steps)} step counts of mobilespeech-{preset} on {split!r}: at least two are needed")
-    speed = {
-        r.system: r.value
-        for r in records
-        if r.metric == "rtf_total" and r.split == RTF_SPLIT and r.threads == RTF_THREADS and r.system in steps
-    }
-    rows = 2 if len(speed) > 1 else 1
-    figure, axes = _panels(rows, 2, 6.4, 2.4 * rows)
+    figure, axes = _panels(1, 2, 6.4, 2.6)
     with mpl.rc_context(STYLE):
-        for row, places in enumerate((steps, speed)[:rows]):
-            for column, metric in enumerate(("wer", sim)):
-                axis = axes[2 * row + column]
-                known = [s for s in steps if s in places and (s, metric) in quality]
-                values = [quality[s, metric] for s in known]
-                axis.plot([places[s] for s in known], [r.value for r in values], color=BLUE, linewidth=0.9)
-                for system, record in zip(known, values, strict=True):
-                    axis.errorbar(places[system], record.value, yerr=_error(record), fmt="o", color=BLUE)
-                    if row:
-                        spot = (places[system], record.value)
-                        axis.annotate(
-                            f"S={steps[system]}",
-                            spot,
-                            xytext=(5, 4 if metric == "wer" else -11),
-                            textcoords="offset points",
-                        )
-                axis.margins(x=0.14, y=0.14)
-                axis.set_title(QUALITY[metric][0])
-                axis.set_xlabel("RTF, one thread" if row else "S, passes in codec layer 1")
-                if not row:
-                    axis.set_xscale("log", base=2)
-                    axis.set_xticks(list(steps.values()), [str(n) for n in steps.values()])
-                    axis.minorticks_off()
+        for axis, metric in zip(axes, ("wer", sim), strict=True):
+            known = [(n, quality[s, metric]) for s, n in steps.items() if (s, metric) in quality]
+            _line(axis, known, 0, "")
+            axis.margins(x=0.14, y=0.14)
+            axis.set_title(QUALITY[metric][0])
+            axis.set_xlabel("S, passes in codec layer 1")
+            axis.set_xscale("log", base=2)
+            axis.set_xticks([n for n, _ in known], [str(n) for n, _ in known])
+            axis.minorticks_off()
+        n = "/".join(str(n) for n in sorted({quality[s, "wer"].n for s in steps}))
+        figure.supxlabel(f"{split}, n = {n} utterances; bars: 95 % bootstrap interval", fontsize=8)
+    return figure
+
+
+def _rtf(records: Sequence[Record]) -> dict[str, Record]:
+    """System -> rtf_total of the main bench."""
+    main = [r for r in records if (r.metric, r.split, r.threads) == ("rtf_total", RTF_SPLIT, RTF_THREADS)]
+    return {r.system: r for r in main}
+
+
+class _Judged(NamedTuple):
+    """A point of `quality_speed`: the line it is on, its name, its RTF and its quality by metric."""
+
+    line: str
+    name: str
+    rtf: Record
+    quality: dict[str, Record]
+
+
+def _judged(records: Sequence[Record], split: str, preset: str) -> list[_Judged]:
+    """Our systems of known RTF and WER; exported models are judged on a split of their own, beside PyTorch."""
+    speed, base = _rtf(records), f"mobilespeech-{preset}"
+    passes = {system: f"S={n}" for system, n in _by_steps(records, preset).items()}
+    exports = {f"{base}-{end}": name for end, name in EXPORTS.items()}
+    found = []
+    for line, systems, where in (("passes in layer 1", passes, split), (EXPORTED, exports, f"{split}-exports")):
+        quality = _quality(records, where)
+        for system, name in systems.items():
+            if system in speed and (system, "wer") in quality:
+                own = {metric: record for (s, metric), record in quality.items() if s == system}
+                found.append(_Judged(line, name, speed[system], own))
+    return found
+
+
+def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
+    """WER and SIM over RTF: the passes in layer 1, and exported models where judged; the paper's two RTFs as marks.
+
+    The paper's marks say nothing of its quality: they are vertical. Raises ValueError with fewer than two points.
+    """
+    points = _judged(records, split, preset)
+    if len(points) < 2:
+        raise ValueError(
+            f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SPLIT}: at least two needed"
+        )
+    lines = list(dict.fromkeys(point.line for point in points))
+    figure, axes = _panels(1, 2, 7.6, 3.4)
+    with mpl.rc_context(STYLE):
+        for axis, metric in zip(axes, ("wer", sim), strict=True):
+            for index, line in enumerate(lines):
+                known = [p for p in points if p.line == line and metric in p.quality]
+                colour = CYCLE[index]
+                places = [p.rtf.value for p in known], [p.quality[metric].value for p in known]
+                axis.plot(*places, color=colour, linestyle=DASHES[index], linewidth=0.8, marker="os"[index], label=line)
+                for point, x, y in zip(known, *places, strict=True):
+                    quality = point.quality[metric]
+                    bars = {"xerr": _error(point.rtf), "yerr": _error(quality)}
+                    axis.errorbar(x, y, **bars, fmt="none", color=colour, elinewidth=1)
+                    low, high = (y, y) if quality.ci_low is None else (quality.ci_low, quality.ci_high)
+                    spot, up = ((x, low), False) if line == EXPORTED else ((x, high), True)
+                    style = {"rotation": 90, "ha": "center", "va": "bottom" if up else "top", "fontsize": 6.5}
+                    offset = {"xytext": (0, 3 if up else -3), "textcoords": "offset points"}
+                    axis.annotate(point.name, spot, color=colour, **style, **offset)
+            for name, reported in QUOTED_RTF.items():
+                low, *high = (float(value) for value in reported.value.split("–"))
+                axis.axvspan(low, (high or [low])[0], color=GREY, alpha=0.35, linewidth=1)
+                place = {"rotation": 90, "ha": "right", "va": "bottom", "transform": axis.get_xaxis_transform()}
+                axis.text(low, 0.02, f"paper, quoted: {name} {reported.value}", fontsize=6.5, color=GREY, **place)
+            axis.set_xscale("log")
+            axis.set_xticks(RTF_TICKS, [f"{x:g}" for x in RTF_TICKS])
+            axis.set_xlabel(f"RTF, {bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread")
+            axis.set_title(QUALITY[metric][0])
+            axis.margins(x=0.08, y=0.4)  # room for the names
+        handles, _ = axes[0].get_legend_handles_labels()
+        devices = [" / ".join(sorted({p.rtf.device for p in points if p.line == line})) for line in lines]
+        names = [f"{line}; {device}" for line, device in zip(lines, devices, strict=True)]
+        figure.legend(handles, names, loc="outside upper left", fontsize=7)
+        n = "/".join(map(str, sorted({p.quality["wer"].n for p in points})))
+        rounds = "/".join(map(str, sorted({p.rtf.n for p in points})))
+        about = f"{split}, n = {n} utterances; RTF over n = {rounds} repeats; bars: 95 % bootstrap interval"
+        figure.supxlabel(about, fontsize=8)
     return figure
 
 
@@ -370,35 +449,112 @@ def milestones_over_hours(rows: Sequence[Milestone]) -> Figure:
     return figure
 
 
-def rtf_length(records: Sequence[Record]) -> Figure:
-    """RTF against the length of the output, a line a system and thread count. Raises ValueError without a bench.
-
-    Peers, many times slower, are in `peer_speed`.
-    """
+def _bench_lines(records: Sequence[Record], metric: str) -> dict[tuple, list[Record]]:
+    """(order, system, threads, device) -> records of a bench's metric by length; no peers and no `-steps<S>`."""
     lines: dict[tuple, list[Record]] = {}
     for record in records:
-        peer = record.system.startswith("peer/")
-        if record.metric == "rtf_total" and record.split.startswith("bench-") and not peer:
+        apart = record.system.startswith("peer/") or re.search(r"-steps\d+$", record.system)
+        if record.metric == metric and record.split.startswith("bench-") and not apart:
             key = (system_order(record.system), record.system, record.threads or 0, record.device)
             lines.setdefault(key, []).append(record)
+    by_length = {"key": lambda record: bench_seconds(record.split)}
+    return {key: sorted(found, **by_length) for key, found in sorted(lines.items())}
+
+
+def _line_name(system: str, threads: int) -> str:
+    return f"{label(system)}, {threads} thread{'s' * (threads != 1)}" if threads else label(system)
+
+
+def rtf_length(records: Sequence[Record]) -> Figure:
+    """RTF against the length of the output, a line a system and thread count; by component where lengths were varied.
+
+    Raises ValueError without a bench. Peers, many times slower, are in `peer_speed`, passes in `quality_speed`.
+    """
+    lines = _bench_lines(records, "rtf_total")
     if not lines:
         raise ValueError("no record of rtf_total on a bench-<seconds>s split: run the bench first")
-    figure, (axis,) = _panels(1, 1, 5.2, 2.8)
+    parts = {part: _bench_lines(records, f"rtf_{part}") for part in PARTS}
+    apart = [key for key, found in lines.items() if len(found) > 1 and key in parts["smd"]]
+    rows, columns = -(-(1 + len(apart)) // 3), min(3, 1 + len(apart))
+    figure, axes = _panels(rows, columns, 5.2 if columns == 1 else 3.1 * columns, 2.8 * rows)
     with mpl.rc_context(STYLE):
-        for i, ((_, system, threads, _), found) in enumerate(sorted(lines.items())):
-            found = sorted(found, key=lambda record: bench_seconds(record.split))
-            seconds = [bench_seconds(record.split) for record in found]
-            colour = CYCLE[i % len(CYCLE)]
-            name = f"{label(system)}, {threads} thread{'s' * (threads != 1)}" if threads else label(system)
-            style = DASHES[i % len(DASHES)]
-            axis.plot(seconds, [r.value for r in found], color=colour, linestyle=style, marker="o", label=name)
-            for x, record in zip(seconds, found, strict=True):
-                axis.errorbar(x, record.value, yerr=_error(record), fmt="none", color=colour, elinewidth=1)
-        axis.set_ylim(bottom=0)
-        axis.set_xlim(left=0)
-        axis.set_xlabel("length of the speech, s")
-        axis.set_title("RTF (compute seconds / audio seconds) ↓")
-        axis.legend()
+        for i, ((_, system, threads, _), found) in enumerate(lines.items()):
+            _lengths(axes[0], found, i, _line_name(system, threads))
+        axes[0].set_ylim(bottom=0)
+        axes[0].set_title("RTF (compute seconds / audio seconds) ↓")
+        spare = axes[1 + len(apart) :]
+        handles = axes[0].get_legend_handles_labels()
+        (spare or axes)[0].legend(*handles, fontsize=7, title="first panel" if spare else None)
+        for axis, key in zip(axes[1:], apart, strict=False):
+            _lengths(axis, lines[key], 6, "total")
+            for i, part in enumerate(part for part in PARTS if key in parts[part]):
+                _lengths(axis, parts[part][key], i, PARTS[part])
+            axis.set_yscale("log")
+            axis.set_title(_line_name(*key[1:3]))
+        for axis in axes[: 1 + len(apart)]:
+            axis.set_xlim(left=0)
+            axis.set_xlabel("length of the speech, s")
+        for axis in spare:
+            axis.set_axis_off()
+        if apart:
+            figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=1 + len(PARTS))
+        _timed(figure, [record for found in lines.values() for record in found])
+    return figure
+
+
+def _timed(figure: Figure, records: Sequence[Record]) -> None:
+    """Say below a figure on which devices its records were timed, and how often."""
+    n, devices = "/".join(map(str, sorted({r.n for r in records}))), " / ".join(sorted({r.device for r in records}))
+    figure.supxlabel(f"{devices}; n = {n} repeats; bars: 95 % bootstrap interval", fontsize=8)
+
+
+def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None:
+    """A line of bench records against their lengths, with intervals, in the index-th colour."""
+    style = {"color": CYCLE[index % len(CYCLE)], "linestyle": DASHES[index % len(DASHES)], "marker": "o"}
+    seconds = [bench_seconds(record.split) for record in found]
+    axis.plot(seconds, [record.value for record in found], label=name, **style)
+    for x, record in zip(seconds, found, strict=True):
+        axis.errorbar(x, record.value, yerr=_error(record), fmt="none", color=style["color"], elinewidth=1)
+
+
+def cost_law(records: Sequence[Record]) -> Figure:
+    """Time and peak memory against the length of the speech, with the fitted laws as lines.
+
+    Raises ValueError without a law.
+    """
+    laws: dict[tuple, dict[str, Record]] = {}
+    for r in records:
+        if r.split == COST_LAW:
+            laws.setdefault((system_order(r.system), r.system, r.threads or 0, r.device), {})[r.metric] = r
+    if not laws:
+        raise ValueError(f"no record on the split {COST_LAW!r}: run `ms-core bench --sweep` first")
+    seconds = _bench_lines(records, "audio_seconds")
+    figure, axes = _panels(1, 2, 8.0, 3.6)
+    with mpl.rc_context(STYLE):
+        for axis, (cost, metric) in zip(axes, (("time", "rtf_total"), ("memory", "peak_rss_mb")), strict=True):
+            measured = _bench_lines(records, metric)
+            for index, (key, law) in enumerate(sorted(laws.items())):
+                at = {r.split: r.value for r in seconds.get(key, ())}
+                points = [(at[r.split], r) for r in measured.get(key, ()) if r.split in at]
+                colour = CYCLE[index % len(CYCLE)]
+                for x, record in points:
+                    scale = x if cost == "time" else 1.0
+                    bars = np.array(_error(record)) * scale if _error(record) else None
+                    axis.errorbar(x, record.value * scale, yerr=bars, fmt="os^D"[index % 4], color=colour)
+                a, b = law[f"{cost}_fixed"].value, law[f"{cost}_linear"].value
+                c = law["time_quadratic"].value if cost == "time" else 0.0
+                x = np.linspace(0, max([x for x, _ in points], default=1.0), 100)
+                name = f"{_line_name(*key[1:3])}: {a:.3g} + {b:.3g} L" + f" + {c / 1000:.2g} L²" * (cost == "time")
+                name += f"; R² {law[f'{cost}_r2'].value:.3f}, error up to {100 * law[f'{cost}_error'].value:.1f} %"
+                style = {"color": colour, "linestyle": DASHES[index % len(DASHES)], "label": name}
+                axis.plot(x, a + b * x + c / 1000 * x**2, **style)
+            axis.set_xlim(left=0)
+            axis.set_ylim(bottom=0)
+            axis.set_xlabel("length of the speech L, s")
+            axis.set_title("computing, s ↓" if cost == "time" else "peak memory of the process, MB ↓")
+            handles = axis.get_legend_handles_labels()
+            axis.legend(*handles, fontsize=6, loc="upper center", bbox_to_anchor=(0.45, -0.2))
+        _timed(figure, [record for law in laws.values() for record in law.values()])
     return figure
 
 
@@ -449,6 +605,8 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         with_wer = {s for s, m in _quality(records, split) if m == "wer"}
         if len(with_wer & set(_by_steps(records, preset))) > 1:
             drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
+        if len(_judged(records, split, preset)) > 1:
+            drawn[f"quality-speed-{split}"] = quality_speed(records, split, preset)
     for split in sorted({r.split for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
         drawn[f"word-errors-{split}"] = word_errors(records, split)
     for split in sorted(s for s in studied if STUDY.fullmatch(s)["study"] in ("noisy-prompts", "prompt-lengths")):
@@ -457,6 +615,8 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         drawn["milestones"] = milestones_over_hours(rows)
     if any(r.metric == "rtf_total" and not r.system.startswith("peer/") for r in records):
         drawn["rtf-length"] = rtf_length(records)
+    if any(r.split == COST_LAW for r in records):
+        drawn["cost-law"] = cost_law(records)
     if any(r.metric == "time_ratio" and (r.split, r.threads) == (RTF_SPLIT, RTF_THREADS) for r in records):
         drawn["peer-speed"] = peer_speed(records)
     for log in sorted(results.glob("train-*.jsonl")):

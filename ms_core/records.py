@@ -51,6 +51,8 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
     "prompt_seconds": "s",
     "time_ratio": "ratio",
     "peak_rss_mb": "MB",
+    "audio_seconds": "s",
+    "training_hours": "h",
     "params": "count",
     "size_mb": "MB",
 }

@@ -18,6 +18,7 @@ from ms_core.records import Record, read_file, read_sourced
 
 DASH = "–"
 RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
+COST_LAW = "cost-law"  # split of the laws that ms_core.sweep fits
 QUALITY = {  # metric -> (heading, decimals)
     "wer": ("WER ↓", 3),
     "cer": ("CER ↓", 3),
@@ -61,13 +62,33 @@ STUDY_TITLES = {
     "prompt-lengths": "Prompts of several lengths",
     "exports": "Exported models beside PyTorch",
 }
-# at the end of a system's name in a study
-CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|int8)$")
+# at the end of a system's name in a study or a sweep
+CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|bf16|int8)$")
 PEERS_NOTE = (
     "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
     "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
 )
-SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1}  # else 4
+SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
+LAW = {  # metrics on the split of cost laws -> (heading, decimals)
+    "time_fixed": ("a, s", 4),
+    "time_linear": ("b, s/s", 4),
+    "time_quadratic": ("c, ms/s²", 4),
+    "time_r2": ("R² of time", 4),
+    "time_error": ("largest error of time", 3),
+    "memory_fixed": ("a, MB", 0),
+    "memory_linear": ("b, MB/s", 2),
+    "memory_r2": ("R² of memory", 4),
+    "memory_error": ("largest error of memory", 3),
+}
+LAW_NOTE = (
+    "Seconds of computing = a + b L + c L², peak megabytes = a + b L for L seconds of speech; in parentheses the 95 % "
+    "bootstrap interval over rounds. Errors are relative to the mean at a length.\n"
+)
+AGREEMENT = re.compile(r"token_agreement_(forced|free)_layer(\d+)")
+AGREEMENT_NOTE = (
+    "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
+    "`free` given their own.\n"
+)
 PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
 
 
@@ -91,8 +112,9 @@ PAPER = (
         "authors/mega-tts", "rtf_total", "0.39", "secondary", "FlashSpeech (2404.14700) Table 1, citing MobileSpeech"
     ),
 )
+PHONE = Reported("MobileSpeech, phone", "RTF", "0.8–1.0", "seen", "demo page's source, Dec 2023; chip not named")
 ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
-    Reported("MobileSpeech, phone", "RTF", "0.8–1.0", "seen", "demo page's source, Dec 2023; chip not named"),
+    PHONE,
     Reported("MobileSpeech, earlier", "RTF", "0.2", "seen", "demo page's overview, beside 0.09 in the paper"),
     Reported("MobileSpeech + Language-Codec", "WER", "0.029", "secondary", "Language-Codec (ACL 2025), by a digest"),
     Reported("MobileSpeech + Language-Codec", "SIM", "0.771", "secondary", "Language-Codec (ACL 2025), by a digest"),
@@ -102,6 +124,7 @@ ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
     Reported("MobileSpeech on VccmDataset", "MOS-Q", "3.94", "secondary", "ControlSpeech (ACL 2025), by two digests"),
     Reported("MobileSpeech on VccmDataset", "MOS-S", "4.01", "secondary", "ControlSpeech (ACL 2025), by two digests"),
 )
+QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # of the authors' own system
 
 
 class Cell(NamedTuple):
@@ -121,13 +144,15 @@ class Results:
         clashes = []
         for file, record in read_sourced(self.folder):
             key = (record.split, record.system, record.pair_with, record.metric, record.threads, record.device)
-            if not record.split.startswith("bench-"):
+            if not record.split.startswith(("bench-", COST_LAW)):
                 key = (*key[:4], None, None)  # where quality was measured does not make it another thing
             if key in self.cells:
                 clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.system}")
             self.cells[key] = Cell(file, record)
         if clashes:
             raise ReportError("keep one record of each thing:\n" + "\n".join(sorted(clashes)))
+        self._models = {(c.record.checkpoint_sha256, c.record.metric): c for c in self.cells.values()
+                        if c.record.metric in ("params", "training_hours")}  # fmt: skip
 
     def find(self, split: str, system: str, metric: str, pair_with: str | None = None) -> Cell | None:
         """The cell of a quality metric; for rtf_total, the bench of 10 s on one thread."""
@@ -143,6 +168,17 @@ class Results:
         """Cells of benches, of one system or of all."""
         cells = [c for c in self.cells.values() if c.record.split.startswith("bench-")]
         return [c for c in cells if system in (None, c.record.system)]
+
+    def of_model(self, record: Record, metric: str) -> Cell | None:
+        """The cell of `params` or `training_hours` of the checkpoint behind a record; of its system where none is."""
+        if record.checkpoint_sha256 is None:
+            return self.cells.get(("none", record.system, None, metric, None, None))
+        return self._models.get((record.checkpoint_sha256, metric))
+
+    def model_behind(self, split: str, system: str, metric: str) -> Cell | None:
+        """The same for the records that a system has on a split."""
+        rows = [c.record for c in self.cells.values() if (c.record.split, c.record.system) == (split, system)]
+        return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
 
     def splits(self) -> list[str]:
         """Splits on which quality was measured."""
@@ -183,13 +219,21 @@ def paper_cell(system: str, metric: str) -> str:
     return f"{found[0].value} ({found[0].tag}: {found[0].source})" if found else DASH
 
 
+def params_cell(cell: Cell | None) -> str:
+    """Parameters in millions, linked to their record's file, or a dash."""
+    return f"[{cell.record.value / 1e6:.1f} M]({cell.file})" if cell else DASH
+
+
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     return "\n".join(lines) + "\n"
 
 
-def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None, paper: bool = False) -> str:
-    """One Markdown table of a split; columns and rows without any record are left out. Empty when nothing is left."""
+def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None, main: bool = False) -> str:
+    """One Markdown table of a split; columns and rows without any record are left out. Empty when nothing is left.
+
+    main: with what is known of each row's model, and the paper's figures.
+    """
     systems = [s for s in results.systems(split) if any(results.find(split, s, m, pair_with) for m in columns)]
     used = {m: c for m, c in columns.items() if any(results.find(split, s, m, pair_with) for s in systems)}
     if not used:
@@ -200,8 +244,13 @@ def _grid(results: Results, split: str, columns: dict, pair_with: str | None = N
         n = {str(c.record.n) for m, c in cells.items() if c and m != "rtf_total"}
         row = [system, "/".join(sorted(n)) or DASH]
         row += [format_cell(cells[m], decimals, bool(pair_with)) for m, (_, decimals) in used.items()]
-        rows.append(row + ([paper_cell(system, m) for m in PAPER_METRICS] if paper else []))
-    return _markdown(["system", "n", *(h for h, _ in used.values()), *(PAPER_METRICS.values() if paper else ())], rows)
+        if main:
+            row += [params_cell(results.model_behind(split, system, "params"))]
+            row += [format_cell(results.model_behind(split, system, "training_hours"), 1)]
+            row += [paper_cell(system, m) for m in PAPER_METRICS]
+        rows.append(row)
+    last = ["parameters", "training hours", *PAPER_METRICS.values()] if main else []
+    return _markdown(["system", "n", *(h for h, _ in used.values()), *last], rows)
 
 
 def _speed(results: Results) -> str:
@@ -219,6 +268,37 @@ def _speed(results: Results) -> str:
         for (_, system, seconds, threads, device), group in sorted(groups.items())
     ]
     return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
+
+
+def _laws(results: Results) -> str:
+    """One Markdown table of the cost laws: a row a system and thread count. Empty without any."""
+    rows: dict[tuple, dict[str, Cell]] = {}
+    for cell in results.cells.values():
+        r = cell.record
+        if r.split == COST_LAW:
+            rows.setdefault((system_order(r.system), r.system, r.threads or 0, r.device), {})[r.metric] = cell
+    table = [
+        [system, str(threads or DASH), device, "/".join(sorted({str(c.record.n) for c in found.values()}))]
+        + [format_cell(found.get(metric), decimals) for metric, (_, decimals) in LAW.items()]
+        for (_, system, threads, device), found in sorted(rows.items())
+    ]
+    return _markdown(["system", "threads", "device", "rounds", *(h for h, _ in LAW.values())], table) if table else ""
+
+
+def _agreement(results: Results) -> str:
+    """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
+    rows: dict[tuple, dict[int, Cell]] = {}
+    for cell in results.cells.values():
+        if match := AGREEMENT.fullmatch(cell.record.metric):
+            system = cell.record.system
+            rows.setdefault((system_order(system), system, match[1]), {})[int(match[2])] = cell
+    layers = sorted({layer for found in rows.values() for layer in found})
+    table = [
+        [system, kind, "/".join(sorted({str(c.record.n) for c in found.values()}))]
+        + [format_cell(found.get(layer), 3) for layer in layers]
+        for (_, system, kind), found in sorted(rows.items())
+    ]
+    return _markdown(["system", "tokens", "texts", *(f"layer {j}" for j in layers)], table) if table else ""
 
 
 def bench_seconds(split: str) -> float:
@@ -240,7 +320,9 @@ def main_markdown(results: Results) -> str:
     ]
     for split in results.splits():
         parts += [f"## {split}\n", *_protocols(results, split)]
-        parts += [_grid(results, split, QUALITY, paper=True)]
+        parts += [_grid(results, split, QUALITY, main=True)]
+        if any(results.find(split, system, "wer_sub") for system in results.systems(split)):
+            parts += ["Words wrong, over the words of the texts:\n", _grid(results, split, ERRORS)]
         for pair in _pairs(results, split):
             parts += [
                 f"Paired difference to `{pair}` over the same utterances:\n",
@@ -251,6 +333,10 @@ def main_markdown(results: Results) -> str:
     if speed := _speed(results):
         beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
         parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
+    if laws := _laws(results):
+        parts += ["## Cost laws\n", LAW_NOTE, *_protocols(results, COST_LAW), laws]
+    if equal := _agreement(results):
+        parts += ["## Tokens of other precisions\n", AGREEMENT_NOTE, equal]
     rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
     parts += [
         "## MobileSpeech's figures elsewhere\n",
@@ -309,7 +395,7 @@ def _pairs(results: Results, split: str) -> list[str]:
 
 
 def _plain(record: Record, split: str) -> bool:
-    return record.split == split and record.pair_with is None and record.metric in QUALITY
+    return record.split == split and record.pair_with is None and record.metric in (*QUALITY, *LAW)
 
 
 def main_csv(results: Results) -> str:
@@ -317,14 +403,16 @@ def main_csv(results: Results) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["split", "system", "pair_with", "metric", "value", "ci_low", "ci_high", "unit", "n", "threads", "device"]
-    writer.writerow([*head, "record", "paper", "paper_tag", "paper_source"])
+    writer.writerow([*head, "parameters", "training_hours", "record", "paper", "paper_tag", "paper_source"])
     reported = {(r.system, r.metric): (r.value, r.tag, r.source) for r in PAPER}
     for cell in sorted(results.cells.values(), key=lambda cell: cell.record.key):
         values = cell.record.model_dump()
         known = reported.pop((cell.record.system, cell.record.metric), (DASH,) * 3)
-        writer.writerow([*("" if values[k] is None else values[k] for k in head), cell.file, *known])
+        behind = [results.of_model(cell.record, metric) for metric in ("params", "training_hours")]
+        told = [c.record.value if c else DASH for c in behind]
+        writer.writerow([*("" if values[k] is None else values[k] for k in head), *told, cell.file, *known])
     for (system, metric), known in reported.items():  # the paper's figures that nothing here was measured beside
-        writer.writerow(["", system, "", metric, *[""] * 7, DASH, *known])
+        writer.writerow(["", system, "", metric, *[""] * 7, *[DASH] * 3, *known])
     return out.getvalue()
 
 

@@ -88,8 +88,8 @@ def test_help_is_quick_and_names_every_command():
     [
         ("synth", "--text --prompt --prompt-text --voice --out --model --seed --steps"),
         ("voice", "--prompt --prompt-text --out --model"),
-        ("evaluate", "--model --split --conditions --limit --voices --metrics --out"),
-        ("bench", "--model --threads --seconds --peers --json"),
+        ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out"),
+        ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
         ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
@@ -311,6 +311,37 @@ def test_bench_prints_and_writes_records(pair, tmp_path):
     assert "go together" in refused("bench", "--model", pair, "--prompt", PROMPT)
 
 
+def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
+    out = tmp_path / "sweep.json"
+    words = ["bench", "--model", pair, "--sweep", "--seconds", 1, "--repeats", 2, "--lengths", "0.5,1,2,3"]
+    printed = good(*words, "--passes", "2,4", "--out", out)
+    assert re.search(r"^bench-3s\t2\tmobilespeech-tiny-bf16\trtf_total\t", printed, re.MULTILINE), printed
+    found = {(r.system, r.metric, r.split, r.threads): r for r in read_records(out)}
+    parts = {f"rtf_{part}" for part in ("text", "prompt", "duration", "smd", "codec", "voice", "total", "smd_pass")}
+    for end, threads in (("", 1), ("", 2), ("-bf16", 1), ("-bf16", 2)):
+        for seconds in (0.5, 1, 2, 3):
+            at = {
+                m
+                for s, m, split, t in found
+                if (s, split, t) == (f"mobilespeech-tiny{end}", f"bench-{seconds}s", threads)
+            }
+            assert at == parts | {"audio_seconds", "peak_rss_mb"}
+        assert found[f"mobilespeech-tiny{end}", "time_linear", "cost-law", threads].n == 2
+        assert found[f"mobilespeech-tiny{end}", "memory_fixed", "cost-law", threads].value > 0
+    assert ("mobilespeech-tiny-steps2", "rtf_total", "bench-1s", 1) in found
+    assert ("mobilespeech-tiny-bf16", "token_agreement_forced_layer3", "none", 1) in found
+    assert found["mobilespeech-tiny", "params", "none", 1].value > 1000
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    (tmp_path / "results" / "smoke").mkdir(parents=True)
+    out.rename(tmp_path / "results" / "smoke" / "sweep.json")
+    good("report", "--preset", "smoke")
+    assert "## Cost laws" in (tmp_path / "results" / "smoke" / "main.md").read_text()
+    assert "at least 4 different lengths" in refused(*words[:-1], "1,2")
+    assert "--passes '2,x': give numbers" in refused(*words, "--passes", "2,x")
+    assert "--threads 2: a sweep runs on 1 and 2 threads" in refused(*words, "--threads", 2)
+    assert "of --sweep" in refused("bench", "--model", pair, "--lengths", "1,2,3,4")
+
+
 def test_bench_beside_peers(pair, tmp_path, monkeypatch):
     def build():
         return peers.ZipVoiceShape(dim=16, heads=2, ffn=32, layers=(1,), factors=(1,), kernels=(3,))
@@ -330,6 +361,8 @@ def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
     assert re.search(r"^ground-truth-codec\tstoi\t0\.\d+$", printed, re.MULTILINE), printed
     records = read_records(tmp_path / "e")
     assert {r.system for r in records} == {"mobilespeech-tiny-steps2", "ground-truth", "ground-truth-codec"}
+    good(*words[:-1], tmp_path / "bare", "--metrics", "stoi", "--steps", "2,1,1", "--no-baselines")
+    assert {r.system for r in read_records(tmp_path / "bare")} == {"mobilespeech-tiny-steps2"}
     assert "unknown loud" in refused(*words, "--metrics", "loud")
     assert "no utterance of set 'elsewhere'" in refused(*words[:4], "elsewhere", "--out", tmp_path / "e")
 

@@ -242,7 +242,8 @@ def test_bench_reports_parts_and_restores_threads():
     assert records["rtf_smd"].value == pytest.approx(0.02 / 4) and records["rtf_smd"].split == "bench-4s"
     assert records["rtf_smd_pass"].value == pytest.approx(0.005 / 4)
     assert set(records) == {f"rtf_{p}" for p in ("total", "voice", "text", "smd", "codec", "smd_pass")} | {
-        "peak_rss_mb"
+        "peak_rss_mb",
+        "audio_seconds",
     }
     with pytest.raises(ValueError, match="positive"):
         ms_bench.bench(FakeTTS(), np.zeros(RATE), "one", repeats=0)
