@@ -309,7 +309,10 @@ class Sampler:
         whole = self.tokens(cut)
         others = [c for c in self.speakers[cut.supervisions[0].speaker] if c.id != cut.id]
         wanted, longest = (round(s * self.frame_rate) for s in (self.config.prompt_seconds, self.config.max_seconds))
-        if others and rng.random() < self.config.other_utterance:
+        if self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
+            target = window(whole, longest, rng)
+            prompt = window(target, wanted, rng)
+        elif others and rng.random() < self.config.other_utterance:
             prompt = window(self.tokens(others[rng.integers(len(others))]), wanted, rng)
             target = window(whole, longest, rng)
         else:

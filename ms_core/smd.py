@@ -98,8 +98,8 @@ class PromptCopy(nn.Module):
 
     Heads find frames by content (phone and context), and by how near the layers below are in the prompt's frame to
     those of the frame in question. What the higher layers add in the found frames enters the predicted residual with
-    learned weights. How near is near is fixed for each head: cross-entropy would learn to blur many frames together,
-    where a voice is heard in few. Our choice.
+    learned weights, as far as the frame trusts what was found. How near is near is fixed for each head: cross-entropy
+    would learn to blur many frames together, where a voice is heard in few. Our choice.
 
     Args:
         scale: standard deviation of what layers j.. add to the latent (n, c), as in `CodebookPrior`.
@@ -123,8 +123,10 @@ class PromptCopy(nn.Module):
         self.gate = nn.Parameter(torch.zeros(n_q, heads, 2, width))
         nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
         self.enter = nn.Linear(heads * 2 * width, dim)
-        nn.init.zeros_(self.enter.weight)
-        nn.init.zeros_(self.enter.bias)
+        self.trust = nn.Linear(dim + heads, 2 * heads)  # how much of what was found is copied, frame by frame
+        for layer in (self.enter, self.trust):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def keys(self, states: Float[Tensor, "b s d"]) -> Float[Tensor, "b h s c"]:
         """Of the prompt's states; computed once for a voice."""
@@ -160,8 +162,13 @@ class PromptCopy(nn.Module):
             found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
             apart = weight @ (whole / scale)[:, None] - (known / scale)[:, None]  # ... and what it takes to get there
             found = torch.stack([found, apart], 2)  # (b, h, 2, t, c)
-            copied = (found * self.gate[layer][:, :, :, None]).sum((1, 2))
-        return x + self.enter(rearrange(found, "b h i t c -> b t (h i c)")), copied
+        x = x + self.enter(rearrange(found, "b h i t c -> b t (h i c)"))
+        peak = weight.square().sum(-1)  # (b, h, t): 1 where a single frame was found, near 0 where all alike
+        trust = self.trust(torch.cat([x, peak.transpose(1, 2)], -1)).float()  # (b, t, 2 h)
+        with torch.autocast(x.device.type, enabled=False):
+            trust = rearrange(2 * trust.sigmoid(), "b t (h i) -> b h i t 1", i=2)
+            copied = (found * self.gate[layer][:, :, :, None] * trust).sum((1, 2))
+        return x, copied
 
 
 class CodebookPrior(nn.Module):

@@ -208,7 +208,7 @@ def libriheavy(tmp_path, monkeypatch):
     source = {"type": "file", "channels": [0], "source": f"download/librilight/{name}.flac"}
     recording = {"id": name, "sources": [source], "sampling_rate": 16_000, "num_samples": 144_000, "duration": 9.0}
     with gzip.open(folder / "libriheavy_cuts_small.jsonl.gz", "wt") as file:
-        for index, (start, texts) in enumerate([(0.5, ["A \"text\"?", "A TEXT"]), (5.25, ["Another.", "ANOTHER"])]):
+        for index, (start, texts) in enumerate([(0.5, ['A "text"?', "A TEXT"]), (5.25, ["Another.", "ANOTHER"])]):
             segment = {"id": f"{name}_{index}", "recording_id": name, "start": 0, "duration": 2.5, "channel": 0}
             segment |= {"language": "English", "speaker": "100", "custom": {"texts": texts, "pre_texts": ["..", ".."]}}
             cut = {"id": f"{name}_{index}", "start": start, "duration": 2.5, "channel": 0, "supervisions": [segment]}
@@ -354,3 +354,14 @@ def test_prompts_are_of_the_same_speaker_and_of_the_wanted_share(cuts) -> None:
     for share, count in ((0.0, 0), (1.0, 12)):
         stream = sampler(cuts["train"], other_utterance=share)
         assert sum(cut.id not in source(stream.example(cut, rng)[0], own) for cut in cuts["train"]) == count
+
+
+def test_own_prompts_are_cut_out_of_the_target(cuts) -> None:
+    stream = sampler(cuts["train"], own_prompt=1.0, prompt_seconds=0.3)
+    rng = np.random.default_rng(0)
+    for cut in cuts["train"]:
+        prompt, target = stream.example(cut, rng)
+        check(prompt)
+        size = prompt.codes.shape[1]
+        places = range(target.codes.shape[1] - size + 1)
+        assert any(np.array_equal(target.codes[:, t : t + size], prompt.codes) for t in places)

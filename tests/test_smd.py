@@ -1,6 +1,7 @@
 """The three mask regimes, and iterative parallel decoding."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -298,6 +299,28 @@ def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
     assert torch.allclose(copied * prior.scale[N - 1] + wrong, sums[:, -1, order], atol=1e-4)
 
 
+def test_what_a_frame_does_not_trust_is_not_copied(decoder) -> None:
+    """Trust is a factor from 0 to 2 for each head and kind; the peak of the weights has a part in it."""
+    copy = PromptCopy(DIM, 2, decoder.prior.scale)
+    sums = decoder.prior.partial_sums(torch.arange(N * 10).reshape(1, N, 10) % BINS)  # no two frames share a code
+    keys = copy.keys(noise(1, 10, DIM))
+
+    def copied() -> torch.Tensor:
+        return copy(noise(1, 5, DIM), sums[:, 1, :5], torch.tensor([1]), keys, sums, None)[1]
+
+    plain = copied()
+    with torch.no_grad():
+        copy.trust.bias.fill_(-50.0)
+        assert copied().abs().max() < 1e-6 < plain.abs().max()
+        copy.trust.bias.fill_(50.0)
+        assert torch.allclose(copied(), 2 * plain, atol=1e-5)
+        copy.trust.bias.zero_()
+        copy.reach.fill_(1e-6)  # each head finds the one frame that is the same: its peak is 1
+        found = copied()
+        copy.trust.weight[:, DIM:] = 5.0
+        assert torch.allclose(copied(), 2 * torch.sigmoid(torch.tensor(10.0)) * found, atol=1e-5)
+
+
 def test_padding_of_the_prompt_is_never_copied(decoder) -> None:
     prompt = prompt_of(decoder, 4, 9)
     arguments = noise(2, 5, DIM), noise(2, 5, 8), torch.tensor([1, 2])
@@ -319,7 +342,7 @@ def test_partial_sums_are_the_code_vectors_layer_by_layer(decoder) -> None:
 
 
 def test_sharpness_narrows_what_is_copied(decoder) -> None:
-    copy, prompt = decoder.copy, prompt_of(decoder, 9)
+    copy, prompt = deepcopy(decoder.copy), prompt_of(decoder, 9)
     known = prompt.copy[1][:, 2, [2]]  # of layers 1 and 2 in frame 2 of the prompt
 
     def distance(sharpness: float) -> float:
@@ -328,12 +351,8 @@ def test_sharpness_narrows_what_is_copied(decoder) -> None:
         exact = (prompt.copy[1][:, -1] - prompt.copy[1][:, 2])[:, [2]] / copy.scale[2]
         return float((copied - copy.gate[2].sum(0)[0] * exact).detach().norm())
 
-    gate = copy.gate.detach().clone()
-    try:
-        with torch.no_grad():
-            copy.gate[2, :, 1] = 0.0
-        assert distance(1000.0) < 1e-2 < distance(0.01)
-    finally:
-        copy.sharpness = 1.0
-        with torch.no_grad():
-            copy.gate.copy_(gate)
+    with torch.no_grad():
+        copy.gate[2, :, 1] = 0.0
+        copy.trust.weight.zero_()
+        copy.trust.bias.zero_()
+    assert distance(1000.0) < 1e-2 < distance(0.01)
