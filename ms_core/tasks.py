@@ -113,7 +113,8 @@ class ModelTask:
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Loss and accuracy of every layer under the training masks, on fixed prompts, windows and masks."""
         if self._dev_batches is None:
-            sampler = Sampler(self.dev, self.config, self.codec.config.frame_rate)
+            config = self.config.model_copy(update={"own_prompt": 0.0})  # no user has such prompts
+            sampler = Sampler(self.dev, config, self.codec.config.frame_rate)
             rng, seconds, examples = np.random.default_rng(0), 0.0, []
             for cut in sampler.cuts:
                 examples.append(sampler.example(cut, rng))
