@@ -159,14 +159,17 @@ class Trials:
         if item.utt not in self._prompts:
             for utt in self.candidates(item):
                 other = self.items[utt]
+                wav = load_speech(other.path, ALIGN_RATE)
                 try:
-                    cuts = boundaries(load_speech(other.path, ALIGN_RATE), other.text)
+                    cuts = boundaries(wav, other.text)
+                    seconds, text = min(cuts, key=lambda cut: abs(cut[0] - PROMPT_SECONDS))
+                    if abs(seconds - PROMPT_SECONDS) > PROMPT_SLACK:
+                        continue
+                    align(wav[: round(seconds * ALIGN_RATE)], text)  # a part may fit less well than the whole
                 except AlignmentError:
                     continue
-                seconds, text = min(cuts, key=lambda cut: abs(cut[0] - PROMPT_SECONDS))
-                if abs(seconds - PROMPT_SECONDS) <= PROMPT_SLACK:
-                    self._prompts[item.utt] = Prompt(utt, text, round(seconds, 4))
-                    break
+                self._prompts[item.utt] = Prompt(utt, text, round(seconds, 4))
+                break
             else:
                 raise ProtocolError(f"{item.utt}: no other utterance of speaker {item.speaker} gives a 3 s prompt")
         return self._prompts[item.utt]

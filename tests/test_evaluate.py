@@ -83,6 +83,7 @@ def speech(tmp_path, monkeypatch):
         "boundaries",
         lambda wav, text: [(0.47 * (k + 1), " ".join(WORDS.split()[: k + 1])) for k in range(10)],
     )
+    monkeypatch.setattr(protocol, "align", lambda wav, text: None)
     return tmp_path
 
 
@@ -120,6 +121,22 @@ def test_an_utterance_that_cannot_be_aligned_does_not_prompt(speech, monkeypatch
     found = trials()
     with pytest.raises(protocol.ProtocolError, match="1-0-0000: no other utterance of speaker 1"):
         found.prompt(found.targets[0])
+
+
+def test_an_utterance_whose_beginning_alone_cannot_be_aligned_does_not_prompt(speech, monkeypatch):
+    """The whole may fit its text and a part of it not: the voice could not be enrolled."""
+    found = trials()
+    first = found.prompt(found.targets[0]).utt
+    loud = found.prompt_wav(found.targets[0], RATE)
+
+    def align(wav, text):
+        if np.array_equal(wav, loud):
+            raise protocol.AlignmentError("does not fit")
+
+    monkeypatch.setattr(protocol, "align", align)
+    again = trials()
+    assert again.candidates(again.targets[0])[0] == first
+    assert again.prompt(again.targets[0]).utt == again.candidates(again.targets[0])[1]
 
 
 def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_path):
