@@ -155,14 +155,17 @@ class SpeakerTask:
         known = {"token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
         return {**preset, **varied, **known, "speakers": len(self.names)}
 
-    def _codes(self, cut, rng: np.random.Generator) -> Int[np.ndarray, "n t"]:
-        """Codes of a random window of a cut, repeated where the cut is shorter."""
-        if cut.id not in self._grids:
-            self._grids[cut.id] = tokens(cut).codes
-        grid = self._grids[cut.id]
+    def _window(self, grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random window (n, t) of a grid, which is repeated where it is shorter."""
         grid = np.tile(grid, (1, -(-self.frames // grid.shape[1])))
         first = int(rng.integers(grid.shape[1] - self.frames + 1))
-        grid = grid[:, first : first + self.frames]
+        return grid[:, first : first + self.frames]
+
+    def _codes(self, cut, rng: np.random.Generator) -> Int[np.ndarray, "n t"]:
+        """Codes of a random window of a cut."""
+        if cut.id not in self._grids:
+            self._grids[cut.id] = tokens(cut).codes
+        grid = self._window(self._grids[cut.id], rng)
         return grid if self.equaliser is None else self.equaliser(grid, self.equaliser.draw(rng))
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
@@ -202,12 +205,7 @@ class SpeakerTask:
         device = next(network.parameters()).device
         speakers = np.array([cut.supervisions[0].speaker for cut in self.dev])
         rng = np.random.default_rng(0)
-        grids = []
-        for cut in self.dev:
-            grid = tokens(cut).codes
-            grid = np.tile(grid, (1, -(-self.frames // grid.shape[1])))
-            first = int(rng.integers(grid.shape[1] - self.frames + 1))
-            grids.append(grid[:, first : first + self.frames])
+        grids = [self._window(tokens(cut).codes, rng) for cut in self.dev]
         codes = torch.from_numpy(np.stack(grids)).long()
         upper = np.triu(np.ones((len(grids), len(grids)), dtype=bool), 1)
         same = speakers[:, None] == speakers
