@@ -38,7 +38,6 @@ class Part(StrEnum):
 
     codec = "codec"
     model = "model"
-    speaker = "speaker"
 
 
 class Runtime(StrEnum):
@@ -275,7 +274,7 @@ def data(
 
 @command("train")
 def train(
-    part: Annotated[Part, typer.Argument(help="The codec first, then the model; speaker: what speaker_weight needs.")],
+    part: Annotated[Part, typer.Argument(help="The codec first, then the model.")],
     preset: PresetName = "mini",
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes and export.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
@@ -291,9 +290,6 @@ def train(
     if part is Part.codec:
         export = recipes.train_codec(config, minutes, resume, out, replace)
         done = f"{export}: codec"
-    elif part is Part.speaker:
-        export = recipes.train_speaker(config, minutes, resume, out, replace)
-        done = f"{export}: speaker encoder, for train_model.speaker_weight"
     else:
         export = recipes.train_model(config, minutes, resume, out, replace, start=start)
         pair = recipes.trained_pair(config, export)

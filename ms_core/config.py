@@ -156,10 +156,8 @@ class TrainConfig(Config):
     own_prompt: float = Field(0.0, ge=0, le=1)  # share cut out of the target itself, which teach to copy what is there
     speeds: tuple[float, ...] = (1.0,)  # the training speech, played that many times as fast
     timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target; mini codec only
-    speaker_weight: float = Field(0.0, ge=0)  # of the speaker consistency loss, which needs a trained speaker encoder
-    # codec and speaker encoder
-    crop_seconds: float = Field(2.0, gt=0)
     # codec only
+    crop_seconds: float = Field(2.0, gt=0)
     adversarial_from: float = Field(0.5, ge=0, le=1)  # share of the steps after which the discriminator joins
 
     @model_validator(mode="before")
@@ -204,7 +202,6 @@ class Preset(Config):
     decoding: DecodingConfig = DecodingConfig()
     train_codec: TrainConfig = TrainConfig()
     train_model: TrainConfig = TrainConfig()
-    train_speaker: TrainConfig = TrainConfig()  # of the encoder that `train_model.speaker_weight` needs
 
     @model_validator(mode="after")
     def _check(self):

@@ -101,8 +101,10 @@ def cost_table(records: Sequence[Record], name: str = "paper", small: str = "min
     """The arithmetic for `CORPORA` in Markdown, from the records of two presets. Raises RecordError without them."""
     found = {(record.system, record.metric): record.value for record in records}
     try:
-        flops = {key: 1e9 * sum(found[f"preset/{key}", f"train_gflop_{part}"] for part in ("forward", "backward"))
-                 for key in (name, small)}
+        flops = {
+            key: 1e9 * sum(found[f"preset/{key}", f"train_gflop_{part}"] for part in ("forward", "backward"))
+            for key in (name, small)
+        }
         shard = found[f"preset/{name}", "shard_bytes"]
     except KeyError as error:
         raise RecordError(f"no record {' '.join(error.args[0])}: count it with `ms-core cost`") from None

@@ -136,13 +136,13 @@ def agreement(
         run = runtime.smd_pass(row, states)
         kept = tts.encode_voice(voice)
         ids, count = torch.tensor([phone_ids(phones)]), codes.shape[1]
-        expanded = model.expand(model.text(ids), torch.tensor([frames]), count, kept)
+        condition = model.expand(model.text(ids), torch.tensor([frames]), count, kept)
         mask = torch.ones(1, count, dtype=torch.bool)
         equal = []
         for layer in range(config.n_q):
             grid = codes.copy()
             grid[layer:] = config.bins
-            theirs, _ = model.smd(expanded, torch.from_numpy(grid)[None], torch.tensor([layer]), mask, kept.prompt)
+            theirs, _ = model.smd(condition, torch.from_numpy(grid)[None], torch.tensor([layer]), mask)
             ours = run(grid, layer, np.arange(count))
             equal.append(ours.argmax(-1) == theirs[0].argmax(-1).numpy())
         forced.append(np.array(equal))

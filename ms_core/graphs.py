@@ -11,16 +11,18 @@ prompt      prompt_codes (1, n, s), prompt_phones (1, q),     prompt_mean (1, d)
             prompt_frame_phones (1, s),                       prefix (2, L, 1, h, s, c),
             prompt_durations (1, q)                           copy_keys (1, h, s, c), copy_latents (1, n + 1, s, v),
                                                               duration_states (1, q, d)
-condition   states, index (t), place (1, t, 2),               text (1, t, d)
-            prompt_mean, cross
-smd         text, codes (1, n, t), layer (1), frames (r),     logits (1, r, bins)
-            prefix, copy_keys, copy_latents
+condition   states, index (t), place (1, t, 2), prompt_mean,  text (1, t, d), likeness (1, h, t, s)
+            cross, prompt_states (1, q, d),
+            prompt_index (s), prompt_place (1, s, 2),
+            copy_latents
+smd         text, likeness, codes (1, n, t), layer (1),       logits (1, r, bins)
+            frames (r), prefix, copy_keys, copy_latents
 codec       latent (1, c, t)                                  log_f0 (1, k), pulse, phase, noise (1, k, f)
 =========== ================================================= ==========================================
 
-`cross` and `prefix` hold attention keys, then values. `prompt` runs once for a voice, `text` and `condition` once for
-an utterance, `smd` once for a decoding pass; it yields logits of the asked frames alone. What a config switches off has
-no input and no output.
+`cross` and `prefix` hold attention keys, then values; `prompt_states` are the `states` of the prompt's own phones. So
+`prompt` and then `text` run once for a voice, `text` and `condition` once for an utterance, `smd` once for a decoding
+pass; it yields logits of the asked frames alone. What a config switches off has no input and no output.
 """
 
 from dataclasses import dataclass
@@ -132,14 +134,28 @@ class ConditionGraph(nn.Module):
 
     def __init__(self, model: MobileSpeechModel):
         super().__init__()
-        self.prompt, self.place = model.prompt, model.place
+        self.prompt, self.place, self.copy = model.prompt, model.place, model.smd.copy
 
     def forward(
-        self, states: Tensor, index: Tensor, place: Tensor, prompt_mean: Tensor, cross: Tensor | None = None
-    ) -> Tensor:
+        self,
+        states: Tensor,
+        index: Tensor,
+        place: Tensor,
+        prompt_mean: Tensor,
+        cross: Tensor | None = None,
+        prompt_states: Tensor | None = None,
+        prompt_index: Tensor | None = None,
+        prompt_place: Tensor | None = None,
+        copy_latents: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         expanded = states.index_select(1, index) + self.place(place)
         kept = None if cross is None else (cross[0], cross[1])
-        return self.prompt.attend(expanded, PromptStates(None, prompt_mean, kept, ()))
+        text = self.prompt.attend(expanded, PromptStates(None, prompt_mean, kept, ()))
+        if self.copy is None:
+            return (text,)
+        said = self.copy.said(prompt_states.index_select(1, prompt_index) + self.place(prompt_place))
+        likeness = self.copy.likeness(expanded, said)
+        return text + self.copy.preview(likeness, copy_latents, None), likeness
 
 
 class SmdGraph(nn.Module):
@@ -165,13 +181,14 @@ class SmdGraph(nn.Module):
         prefix: Tensor | None = None,
         copy_keys: Tensor | None = None,
         copy_latents: Tensor | None = None,
+        likeness: Tensor | None = None,
     ) -> Tensor:
         x = text + self.embed(codes) + self.layer(layer)[:, None]
         copied = None
         for i, block in enumerate(self.blocks):
             if self.copy is not None and i == self.copy_at:
                 known = self.code_vectors(codes).sum(1)
-                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None)
+                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None, likeness)
             x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
         x = x.index_select(1, frames)  # (1, r, d)
         logits = x @ wide(self.head.index_select(0, layer)) + self.bias.index_select(0, layer)
@@ -210,25 +227,27 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
     """The five graphs of a pair. The examples' lengths are all different, so that no two are taken for one."""
     config, n_q = model.config, codec.config.n_q
     d, heads = config.dim, config.heads
+
+    def ids(*shape: int) -> Tensor:
+        return torch.ones(shape, dtype=torch.int64)
+
     p, q, s, t, r = 11, 7, 23, 37, 19
     cross = torch.zeros(2, 1, heads, s, d // heads)
     prefix = torch.zeros(2, config.smd_layers, 1, heads, s, d // heads)
     latents = torch.zeros(1, n_q + 1, s, codec.config.latent_dim)
     copies = {"copy_keys": torch.zeros(1, heads, s, d // heads), "copy_latents": latents}
+    words = {"prompt_states": torch.zeros(1, q, d), "prompt_index": ids(s), "prompt_place": torch.zeros(1, s, 2)}
     embedding = CodeEmbedding(model.smd)
     vectors = None if model.smd.prior is None else CodeVectors(model.smd)
-
-    def ids(*shape: int) -> Tensor:
-        return torch.ones(shape, dtype=torch.int64)
 
     inputs = {
         "text": {"phones": ids(1, p), "duration_states": torch.zeros(1, q, d)},
         "prompt": {"prompt_codes": ids(1, n_q, s), "prompt_frame_phones": ids(1, s),
                    "prompt_phones": ids(1, q), "prompt_durations": ids(1, q)},
         "condition": {"states": torch.zeros(1, p, d), "index": ids(t), "place": torch.zeros(1, t, 2),
-                      "prompt_mean": torch.zeros(1, d), "cross": cross},
+                      "prompt_mean": torch.zeros(1, d), "cross": cross, **words, "copy_latents": latents},
         "smd": {"text": torch.zeros(1, t, d), "codes": ids(1, n_q, t), "layer": ids(1), "frames": ids(r),
-                "prefix": prefix, **copies},
+                "prefix": prefix, **copies, "likeness": torch.zeros(1, heads, t, s)},
         "codec": {"latent": torch.zeros(1, codec.config.latent_dim, t)},
     }  # fmt: skip
     axes = {
@@ -236,11 +255,12 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
         "prompt_phones": {1: "q"}, "prompt_durations": {1: "q"}, "states": {1: "p"}, "index": {0: "t"},
         "place": {1: "t"}, "prompt_mean": {}, "cross": {3: "s"}, "text": {1: "t"}, "codes": {2: "t"}, "layer": {},
         "frames": {0: "r"}, "prefix": {4: "s"}, "copy_keys": {2: "s"}, "copy_latents": {2: "s"}, "latent": {2: "t"},
+        "prompt_states": {1: "q"}, "prompt_index": {0: "s"}, "prompt_place": {1: "s"}, "likeness": {2: "t", 3: "s"},
     }  # fmt: skip
     outputs = {
         "text": ("states", "log_durations"),
         "prompt": ("prompt_mean", "cross", "prefix", "copy_keys", "copy_latents", "duration_states"),
-        "condition": ("text",),
+        "condition": ("text", "likeness"),
         "smd": ("logits",),
         "codec": ("log_f0", "pulse", "phase", "noise"),
     }
@@ -254,7 +274,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
     switches = {
         "cross": config.cross_attention,
         "prefix": config.prefix,
-        **dict.fromkeys(("copy_keys", "copy_latents"), model.smd.copy is not None),
+        **dict.fromkeys(("copy_keys", "copy_latents", "likeness", *words), model.smd.copy is not None),
         **dict.fromkeys(("duration_states", "prompt_phones", "prompt_durations"), config.prompt_durations),
     }
     off = {name for name, on in switches.items() if not on}

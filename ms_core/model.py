@@ -13,7 +13,7 @@ from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
 from ms_core.layers import lengths_to_mask
-from ms_core.prompt import PromptStates, SpeakerPrompt, frame_phones
+from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
 from ms_core.text import BOUNDARIES, PHONES, phone_ids
 
@@ -105,9 +105,12 @@ class MobileSpeechModel(nn.Module):
         attention = self.prompt.attention
         cross = None if attention is None else attention.keys_values(states)
         prefix = tuple(b.attention.prompt_cache(states, lengths) for b in self.smd.blocks) if self.config.prefix else ()
-        copy = None if self.smd.copy is None else (self.smd.copy.keys(states), self.smd.prior.partial_sums(codes))
+        copy = said = None
+        if self.smd.copy is not None:
+            copy = self.smd.copy.keys(states), self.smd.prior.partial_sums(codes)
+            said = self.smd.copy.said(self._regulated(self.text(phones), durations, frames))
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy), duration_states, phones != 0)
+        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy, said), duration_states, phones != 0)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates
@@ -117,10 +120,21 @@ class MobileSpeechModel(nn.Module):
 
     def expand(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int, voice: VoiceStates
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Condition:
         """Length regulator, then cross-attention to the prompt: the text row of Figure 1."""
+        text = self._regulated(states, durations, frames)
+        prompt, copy = voice.prompt, self.smd.copy
+        row = self.prompt.attend(text, prompt)
+        if copy is None:
+            return Condition(row, prompt)
+        likeness = copy.likeness(text, prompt.said)
+        return Condition(row + copy.preview(likeness, prompt.copy[1], prompt.mask), prompt, likeness)
+
+    def _regulated(
+        self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
+    ) -> Float[Tensor, "b t d"]:
         expanded, place = regulate(states, durations, frames)
-        return self.prompt.attend(expanded + self.place(place), voice.prompt)
+        return expanded + self.place(place)
 
     def forward(
         self,
@@ -129,14 +143,12 @@ class MobileSpeechModel(nn.Module):
         generator: torch.Generator,
         latent_weight: float = 0.0,
         layer: int | None = None,
-        spoken: bool = False,
     ) -> dict[str, Tensor]:
         """Losses of one batch.
 
         Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless
         weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. `layer` (0-based) fixes
-        the layer that is trained, with the same masks, for an evaluation by layer. With `spoken` also what the speaker
-        consistency loss compares (see `_spoken`).
+        the layer that is trained, with the same masks, for an evaluation by layer.
         """
         frames = batch.codes.shape[-1]
         mask = lengths_to_mask(batch.durations.sum(1), frames)
@@ -145,9 +157,9 @@ class MobileSpeechModel(nn.Module):
             drawn = torch.full_like(drawn, layer)
         voice = self.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
         states = self.text(batch.phones)
-        text = self.expand(states, batch.durations, frames, voice)
+        condition = self.expand(states, batch.durations, frames, voice)
         grid = apply_mask(batch.codes, drawn, masked, self.smd.mask_id)
-        logits, residual = self.smd(text, grid, drawn, mask, voice.prompt)
+        logits, residual = self.smd(condition, grid, drawn, mask)
         target = batch.codes.gather(1, drawn[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
         ce = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none") * masked  # (b, t)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
@@ -167,46 +179,7 @@ class MobileSpeechModel(nn.Module):
             scale = prior.scale[drawn][:, None]  # (b, 1, c)
             error = ((residual - true).square().sum(-1) / scale.square().sum(-1)) * masked
             losses["latent"] = error.sum() / masked.sum()
-        if spoken:
-            losses |= self._spoken(batch, drawn, masked, mask, text, voice.prompt, grid, logits)
         return losses
-
-    def _spoken(
-        self,
-        batch: Batch,
-        drawn: Int[Tensor, " b"],
-        masked: Bool[Tensor, "b t"],
-        mask: Bool[Tensor, "b t"],
-        text: Float[Tensor, "b t d"],
-        prompt: PromptStates,
-        grid: Int[Tensor, "b n t"],
-        logits: Float[Tensor, "b t bins"],
-    ) -> dict[str, Tensor]:
-        """Latents that greedy decoding of the drawn layers would speak (`spoken`, b + b // 2, t, c), those of the same
-        layers of the recordings (`recorded`), and the frames to compare (`compared`).
-
-        The layers below are true in training, but the model's own when it speaks. So half of the batch, first the
-        examples that trained layer 1, goes on to layer 2 from the tokens just chosen in layer 1.
-        """
-        prior = self.smd.prior
-        everywhere = torch.zeros_like(masked)
-        recorded = prior.known(apply_mask(batch.codes, drawn, everywhere, self.smd.mask_id))
-        below = prior.known(apply_mask(batch.codes, drawn, ~everywhere, self.smd.mask_id))
-        first = torch.where(masked[..., None], below + prior.spoken(logits, drawn), recorded)
-        rows = drawn.argsort(stable=True)[: len(drawn) // 2]
-        own = (drawn[rows] == 0)[:, None] & masked[rows]
-        lowest = torch.where(own, logits[rows].argmax(-1), batch.codes[rows, 0])  # (k, t)
-        second = torch.full_like(grid[rows], self.smd.mask_id)
-        second[:, 0] = lowest
-        layer = torch.ones_like(rows)
-        further, _ = self.smd(text[rows], second, layer, mask[rows], prompt.of(rows))
-        second = prior.known(second) + prior.spoken(further, layer)
-        two = prior.known(apply_mask(batch.codes[rows], layer, everywhere[rows], self.smd.mask_id))
-        return {
-            "spoken": torch.cat([first, second]),
-            "recorded": torch.cat([recorded, two]),
-            "compared": torch.cat([masked, mask[rows]]),
-        }
 
     def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
         """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""

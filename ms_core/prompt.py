@@ -25,15 +25,16 @@ class PromptStates:
     cross: Cache | None  # keys and values for the text's cross-attention
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
     copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
+    said: Float[Tensor, "b h s c"] | None = None  # for the same, `PromptCopy.said` of the prompt's words
 
-    def of(self, rows: Int[Tensor, " k"]) -> "PromptStates":
-        """Those of some examples of the batch."""
 
-        def pick(cache: Cache | None) -> Cache | None:
-            return None if cache is None else (cache[0][rows], cache[1][rows])
+@dataclass(frozen=True)
+class Condition:
+    """All that the decoder is given besides codes: the same in every pass."""
 
-        prefix = tuple(pick(cache) for cache in self.prefix)
-        return PromptStates(self.mask[rows], self.mean[rows], pick(self.cross), prefix, pick(self.copy))
+    text: Float[Tensor, "b t d"]  # at frame rate, with what its frames found in the prompt
+    prompt: PromptStates
+    likeness: Float[Tensor, "b h t s"] | None = None  # for PromptCopy: how like the words of both are; None: not asked
 
 
 class SpeakerPrompt(nn.Module):

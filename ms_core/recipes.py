@@ -21,7 +21,6 @@ from ms_core.config import ConfigError, Preset
 from ms_core.data import DataError, prepare, read_cuts
 from ms_core.model import MobileSpeechModel
 from ms_core.shards import Shards
-from ms_core.speaker import SpeakerTask
 from ms_core.tasks import DecoderTask, ModelTask
 from ms_core.train import LOG, RUN, STATE, train
 
@@ -161,31 +160,7 @@ def train_model(
     codec = _load_codec_for(preset)
     train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)  # shards, where the preset names such a folder
     _discard(folder, replace)
-    speaker = paths.run(preset.name) / "speaker" / "export"
-    task = ModelTask(preset, codec, train_cuts, dev_cuts, start, speaker if speaker.is_dir() else None)
-    return train(task, folder, minutes, resume)
-
-
-def train_speaker(
-    preset: Preset,
-    minutes: float | None = None,
-    resume: bool = False,
-    out: Path | None = None,
-    replace: bool = False,
-    workers: int = 2,
-) -> Path:
-    """Train the speaker encoder of `train_model.speaker_weight` on the same speech; returns the export's folder.
-
-    Options as in `train_codec`; `out` is `<runs>/<preset>/speaker` by default, where `train_model` looks for it.
-    """
-    _one_of(replace, resume)
-    folder = Path(out or paths.run(preset.name) / "speaker")
-    codec = _load_codec_for(preset)
-    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)
-    if isinstance(train_cuts, Shards):
-        raise DataError(f"the speaker encoder cannot be trained on shards ({preset.data.train}): name a split")
-    _discard(folder, replace)
-    return train(SpeakerTask(preset, codec, train_cuts, dev_cuts), folder, minutes, resume)
+    return train(ModelTask(preset, codec, train_cuts, dev_cuts, start), folder, minutes, resume)
 
 
 def _prepared_for_model(preset: Preset, codec: Codec, workers: int) -> tuple[CutSet | Shards, CutSet]:

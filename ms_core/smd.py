@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ms_core.config import MaskConfig, ModelConfig
 from ms_core.layers import ConformerBlock
-from ms_core.prompt import PromptStates
+from ms_core.prompt import Condition
 
 Generators = Sequence[torch.Generator]
 GAIN = 10.0  # on scalar parameters of the codebook prior: Adam moves each by about the learning rate a step, too slowly
@@ -72,19 +72,18 @@ class SpeechMaskDecoder(nn.Module):
 
     def forward(
         self,
-        text: Float[Tensor, "b t d"],
+        condition: Condition,
         codes: Int[Tensor, "b n t"],
         layer: Int[Tensor, " b"],
         mask: Bool[Tensor, "b t"],
-        prompt: PromptStates,
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
         known = None if self.prior is None else self.prior.known(codes)
-        x = text + self.embed(codes, known) + self.layer(layer)[:, None]
-        copied = None
+        x = condition.text + self.embed(codes, known) + self.layer(layer)[:, None]
+        prompt, copied = condition.prompt, None
         for index, block in enumerate(self.blocks):
             if self.copy is not None and index == self.copy_at:
-                x, copied = self.copy(x, known, layer, *prompt.copy, prompt.mask)
+                x, copied = self.copy(x, known, layer, *prompt.copy, prompt.mask, condition.likeness)
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
         logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
         if self.prior is None:
@@ -96,10 +95,11 @@ class SpeechMaskDecoder(nn.Module):
 class PromptCopy(nn.Module):
     """Attention to the prompt's frames whose values are their code vectors, as they are.
 
-    Heads find frames by content (phone and context), and by how near the layers below are in the prompt's frame to
-    those of the frame in question. What the higher layers add in the found frames enters the predicted residual with
-    learned weights, as far as the frame trusts what was found. How near is near is fixed for each head: cross-entropy
-    would learn to blur many frames together, where a voice is heard in few. Our choice.
+    Heads find frames by what is said there (`likeness`: the text encoder's states of both, which the voice has no part
+    in), by the decoder's own states, and by how near the layers below are in the prompt's frame to those of the frame
+    in question. What the higher layers add in the found frames enters the predicted residual with learned weights, as
+    far as the frame trusts what was found. How near is near is fixed for each head: cross-entropy would learn to blur
+    many frames together, where a voice is heard in few. Our choice.
 
     Args:
         scale: standard deviation of what layers j.. add to the latent (n, c), as in `CodebookPrior`.
@@ -108,6 +108,7 @@ class PromptCopy(nn.Module):
     # the squared distance that divides a weight by e, as a share of what lies between two frames at random: that of the
     # first head, and its growth from head to head. Five times as wide, which was learned, cost .03 of SIM on dev-other
     NEAREST, WIDER = 0.01, 3.6
+    LIKENESS = 8.0  # weight of the cosine between words, before training
 
     def __init__(self, dim: int, heads: int, scale: Float[Tensor, "n c"]):
         super().__init__()
@@ -117,6 +118,10 @@ class PromptCopy(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
+        self.words = nn.Linear(dim, dim)  # of both sides, so that the same words are alike from the first step on
+        nn.init.orthogonal_(self.words.weight)
+        self.likeness_weight = nn.Parameter(torch.full((heads,), self.LIKENESS / GAIN))
+        self.enter_said = nn.Linear(heads * width, dim)
         reach = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
         self.register_buffer("reach", reach, persistent=False)
         self.sharpness = 1.0  # of decoding (`DecodingConfig.copy_sharpness`): divides `reach`
@@ -124,13 +129,30 @@ class PromptCopy(nn.Module):
         nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
         self.enter = nn.Linear(heads * 2 * width, dim)
         self.trust = nn.Linear(dim + heads, 2 * heads)  # how much of what was found is copied, frame by frame
-        for layer in (self.enter, self.trust):
+        for layer in (self.enter, self.enter_said, self.trust):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def keys(self, states: Float[Tensor, "b s d"]) -> Float[Tensor, "b h s c"]:
         """Of the prompt's states; computed once for a voice."""
         return rearrange(self.key(states), "b s (h c) -> b h s c", h=self.heads)
+
+    def said(self, text: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
+        """Directions that stand for what is said in each frame, from the text states of target or prompt."""
+        return F.normalize(rearrange(self.words(text), "b t (h c) -> b h t c", h=self.heads), dim=-1)
+
+    def likeness(self, text: Float[Tensor, "b t d"], said: Float[Tensor, "b h s c"]) -> Float[Tensor, "b h t s"]:
+        """Scores of the prompt's frames by what is said in them; computed once for an utterance."""
+        return self.said(text) @ said.transpose(2, 3) * (GAIN * self.likeness_weight[:, None, None])
+
+    def preview(
+        self, likeness: Float[Tensor, "b h t s"], latents: Float[Tensor, "b n s c"], mask: Bool[Tensor, "b s"] | None
+    ) -> Float[Tensor, "b t d"]:
+        """How the prompt says what is alike, for the states before the first block; computed once for an utterance."""
+        if mask is not None:
+            likeness = likeness.masked_fill(~mask[:, None, None], -torch.inf)
+        found = likeness.softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
+        return self.enter_said(rearrange(found, "b h t c -> b t (h c)"))
 
     def forward(
         self,
@@ -140,6 +162,7 @@ class PromptCopy(nn.Module):
         keys: Float[Tensor, "b h s k"],
         latents: Float[Tensor, "b n s c"],
         mask: Bool[Tensor, "b s"] | None,
+        likeness: Float[Tensor, "b h t s"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"]]:
         """The states with what was found added, and the part of the residual (standard units) that is copied.
 
@@ -154,6 +177,7 @@ class PromptCopy(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # minus the squared distance, up to what is the same for all frames of the prompt
             near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
+            content = content if likeness is None else content + likeness.float()
             score = content + near[:, None] * (self.sharpness / self.reach[:, None, None])
             if mask is not None:
                 score = score.masked_fill(~mask[:, None, None], -torch.inf)
@@ -199,13 +223,6 @@ class CodebookPrior(nn.Module):
         """Code vectors summed over the first 0, 1, ..., N layers: m = N + 1."""
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
         return F.pad(self.books[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
-
-    def spoken(self, logits: Float[Tensor, "b t bins"], layer: Int[Tensor, " b"]) -> Float[Tensor, "b t c"]:
-        """Code vectors of the likeliest tokens, through which gradients flow as through the expected ones."""
-        book = self.books[layer, :-1]  # (b, bins, c)
-        expected = logits.float().softmax(-1) @ book
-        likeliest = book[torch.arange(len(book), device=book.device)[:, None], logits.argmax(-1)]
-        return expected + (likeliest - expected).detach()
 
     def embed(self, known: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
         return self.enter(known / self.scale[0])
@@ -284,9 +301,8 @@ def gumbel(shape: Sequence[int], lengths: Sequence[int], generators: Generators,
 @torch.inference_mode()
 def fill_grid(
     decoder: SpeechMaskDecoder,
-    text: Float[Tensor, "b t d"],
+    condition: Condition,
     mask: Bool[Tensor, "b t"],
-    prompt: PromptStates,
     steps: Sequence[int],
     generators: Generators,
     temperature: float = 1.0,
@@ -305,33 +321,33 @@ def fill_grid(
         on_pass: called as on_pass(layer, step, codes) after every pass, for a picture or a progress bar.
     """
     batch, frames = mask.shape
-    codes = torch.full((batch, decoder.n_q, frames), decoder.mask_id, device=text.device)
+    codes = torch.full((batch, decoder.n_q, frames), decoder.mask_id, device=mask.device)
     first = 0
     if known is not None:
         first = known.shape[1]
         codes[:, :first] = known
     lengths = mask.sum(1).tolist()
     for layer in range(first, decoder.n_q):
-        index = torch.full((batch,), layer, device=text.device)
+        index = torch.full((batch,), layer, device=mask.device)
         for step in range(1, steps[layer] + 1):
             unknown = (codes[:, layer] == decoder.mask_id) & mask  # (b, t)
-            logits, _ = decoder(text, codes, index, mask, prompt)
+            logits, _ = decoder(condition, codes, index, mask)
             logp = logits.float().log_softmax(-1)
             if step == steps[layer]:
                 codes[:, layer] = torch.where(unknown, logp.argmax(-1), codes[:, layer])
             else:
                 noisy = logp
                 if temperature > 0:
-                    noisy = logp + temperature * gumbel(logp.shape, lengths, generators, text.device)
+                    noisy = logp + temperature * gumbel(logp.shape, lengths, generators, mask.device)
                 token = noisy.argmax(-1)  # (b, t): Gumbel-max draws from softmax(logp / temperature)
                 confidence = logp.gather(-1, token[..., None])[..., 0]
                 noise = choice_temperature * (1 - step / steps[layer])
                 if noise > 0:
-                    confidence = confidence + noise * gumbel(confidence.shape, lengths, generators, text.device)
+                    confidence = confidence + noise * gumbel(confidence.shape, lengths, generators, mask.device)
                 confidence = confidence.masked_fill(~unknown, torch.inf)
                 keep_masked = [still_masked(n, step, steps[layer]) for n in lengths]
                 rank = confidence.argsort(dim=1, stable=True).argsort(1)  # 0 is the least sure
-                masked = rank < torch.tensor(keep_masked, device=text.device)[:, None]
+                masked = rank < torch.tensor(keep_masked, device=mask.device)[:, None]
                 codes[:, layer] = torch.where(unknown & ~masked, token, codes[:, layer])
             if on_pass is not None:
                 on_pass(layer, step, codes)

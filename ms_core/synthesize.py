@@ -195,13 +195,12 @@ class MobileSpeech:
                 raise ValueError(f"{len(durations)} durations for {len(phones)} phones: give one each, none below 0")
             frames = torch.tensor([list(durations)])
         count = int(frames.sum())
-        expanded = self.model.expand(text, frames, count, states)
+        condition = self.model.expand(text, frames, count, states)
         clock.lap("duration")
         codes = fill_grid(
             self.model.smd,
-            expanded,
+            condition,
             torch.ones(1, count, dtype=torch.bool),
-            states.prompt,
             self._steps(steps),
             [torch.Generator().manual_seed(seed)],
             self.decoding.temperature,

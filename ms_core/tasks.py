@@ -22,7 +22,6 @@ from ms_core.config import ConfigError, Preset
 from ms_core.data import DataError, Sampler, collate
 from ms_core.model import Batch, MobileSpeechModel
 from ms_core.shards import Shards, read_batches
-from ms_core.speaker import LatentSpeakerEncoder, consistency_loss
 from ms_core.train import step_seed
 from ms_core.vocoder import F0_CEILING, F0_FLOOR, SourceFilterDecoder
 
@@ -35,8 +34,7 @@ DEV_SECONDS = 240.0  # dev speech on which a training evaluates itself
 class ModelTask:
     """MobileSpeech on prepared cuts, or on shards of them.
 
-    start: a checkpoint of the same sizes to begin from. speaker: folder of a trained speaker encoder, for the speaker
-    consistency loss; raises CheckpointError where the config asks for that loss and there is none.
+    start: a checkpoint of the same sizes to begin from.
     """
 
     def __init__(
@@ -46,16 +44,10 @@ class ModelTask:
         train: CutSet | Shards,
         dev: CutSet,
         start: Path | None = None,
-        speaker: Path | None = None,
     ):
         self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
         if isinstance(train, Shards) and self.config.augmented:
             raise DataError("shards hold codes, which cannot be varied: set train_model.speeds=[1.0] and timbre_db=0.0")
-        self.speaker, self.speaker_folder = None, None
-        if self.config.speaker_weight > 0:
-            if speaker is None or not preset.model.codebook_prior:
-                raise CheckpointError("train_model.speaker_weight needs a speaker encoder and model.codebook_prior")
-            self.speaker, self.speaker_folder = LatentSpeakerEncoder.load(speaker, codec), speaker
         torch.manual_seed(self.config.seed)  # initial weights
         model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
         if start is not None:
@@ -78,8 +70,6 @@ class ModelTask:
             values["started_from"] = sha256(self.start / "weights.safetensors")
             made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
             values["hours_before"] = hours_behind(made)
-        if self.speaker_folder is not None:
-            values["speaker_encoder"] = sha256(self.speaker_folder / "weights.safetensors")
         return values
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
@@ -96,17 +86,9 @@ class ModelTask:
         model = networks[name]
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank))
         device = next(model.parameters()).device
-        consistent = self.speaker is not None
-        out = model(batch.to(device), self.preset.mask, generator, self.config.latent_weight, spoken=consistent)
+        out = model(batch.to(device), self.preset.mask, generator, self.config.latent_weight)
         loss = out["ce"] + self.config.duration_weight * out["duration"] + self.config.latent_weight * out["latent"]
         logs = {k: out[k].item() for k in ("ce", "duration", "latent")}
-        if consistent:
-            encoder = self.speaker.to(device)
-            count = len(batch.phones)
-            for key, part in (("speaker", slice(count)), ("speaker_own", slice(count, None))):
-                apart = consistency_loss(encoder, *(out[k][part] for k in ("spoken", "recorded", "compared")))
-                loss = loss + self.config.speaker_weight * apart / 2
-                logs[key] = apart.item()
         return loss, {"loss": loss.item(), **logs, **by_layer(out)}
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from ms_core.mobile import MobileError, MobileVoice, write_wav
 from ms_core.mobile.codec import MobileCodec, Spectrum, render
 from ms_core.mobile.decoding import Noise, fill_grid, log_softmax, regulate, round_durations, still_masked
 from ms_core.mobile.manifest import FORMAT, CodecConstants, digest, read_manifest
+from ms_core.prompt import Condition
 from ms_core.smd import fill_grid as torch_fill_grid
 from ms_core.smd import gumbel
 from ms_core.smd import still_masked as torch_still_masked
@@ -90,19 +91,19 @@ def test_decoding_loop_gives_the_tokens_of_torch(codec, temperatures: tuple[floa
         voice = model.voice(
             *(torch.from_numpy(x)[None] for x in (prompt.codes, prompt.phones, prompt.durations))
         ).prompt
-        text = torch.randn(1, frames, 32, generator=torch.Generator().manual_seed(1))
+        condition = Condition(torch.randn(1, frames, 32, generator=torch.Generator().manual_seed(1)), voice)
         mask = torch.ones(1, frames, dtype=torch.bool)
         below = torch.from_numpy(utterance(2, 30).codes[:known, :frames])
 
         def run_pass(codes: np.ndarray, layer: int, rows: np.ndarray) -> np.ndarray:
             assert (codes[layer, rows] == CODEC.bins).all() and (codes[layer] == CODEC.bins).sum() == len(rows)
-            logits, _ = model.smd(text, torch.from_numpy(codes)[None], torch.tensor([layer]), mask, voice)
+            logits, _ = model.smd(condition, torch.from_numpy(codes)[None], torch.tensor([layer]), mask)
             return logits[0, rows].numpy()
 
         for seed in range(3):
             generators = [torch.Generator().manual_seed(seed)]
             theirs = torch_fill_grid(
-                model.smd, text, mask, voice, steps, generators, *temperatures, below[None] if known else None
+                model.smd, condition, mask, steps, generators, *temperatures, below[None] if known else None
             )[0]
             ours = fill_grid(
                 run_pass, 3, CODEC.bins, frames, steps, seed, *temperatures, below.numpy() if known else None

@@ -30,8 +30,8 @@ def logits(model: MobileSpeechModel, batch: Batch, layer: int = 1) -> tuple[torc
     states = model.text(batch.phones)
     chosen = torch.full((len(mask),), layer)
     grid = apply_mask(batch.codes, chosen, mask, model.smd.mask_id)
-    text = model.expand(states, batch.durations, frames, voice)
-    return model.smd(text, grid, chosen, mask, voice.prompt)[0], model.predict_durations(states, batch.phones, voice)
+    condition = model.expand(states, batch.durations, frames, voice)
+    return model.smd(condition, grid, chosen, mask)[0], model.predict_durations(states, batch.phones, voice)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -63,9 +63,9 @@ def test_the_loss_is_cross_entropy_over_the_masked_frames(model) -> None:
     real = lengths_to_mask(batch.durations.sum(1), frames)
     _, masked = draw_masks(real, CODEC.n_q, MASKS, torch.Generator().manual_seed(0))
     voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-    text = model.expand(model.text(batch.phones), batch.durations, frames, voice)
+    condition = model.expand(model.text(batch.phones), batch.durations, frames, voice)
     grid = apply_mask(batch.codes, out["layer"], masked, model.smd.mask_id)
-    logp = model.smd(text, grid, out["layer"], real, voice.prompt)[0].log_softmax(-1)
+    logp = model.smd(condition, grid, out["layer"], real)[0].log_softmax(-1)
     picked = -logp.gather(-1, batch.codes[:, 1, :, None])[..., 0]
     assert out["ce"].item() == pytest.approx(picked[masked].mean().item(), rel=1e-5)
     assert torch.allclose(out["ce_sum"], (picked * masked).sum(1), rtol=1e-5)
@@ -124,11 +124,9 @@ def test_generated_codes_do_not_depend_on_the_batch(codec, model) -> None:
     def generate(batch: Batch, *seeds: int) -> torch.Tensor:
         frames = batch.codes.shape[-1]
         voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-        text = model.expand(model.text(batch.phones), batch.durations, frames, voice)
+        condition = model.expand(model.text(batch.phones), batch.durations, frames, voice)
         mask = lengths_to_mask(batch.durations.sum(1), frames)
-        return fill_grid(
-            model.smd, text, mask, voice.prompt, (4, 2, 1), [torch.Generator().manual_seed(s) for s in seeds]
-        )
+        return fill_grid(model.smd, condition, mask, (4, 2, 1), [torch.Generator().manual_seed(s) for s in seeds])
 
     together = generate(batch_of(*PAIRS), 0, 1, 2)
     for index, pair in enumerate(PAIRS):
@@ -143,11 +141,13 @@ def test_a_kept_voice_is_a_recomputed_one(model) -> None:
     frames = batch.codes.shape[-1]
     mask = torch.ones(1, frames, dtype=torch.bool)
     grid = torch.full_like(batch.codes, model.smd.mask_id)
-    text = model.expand(model.text(batch.phones), batch.durations, frames, kept)
+    condition, recomputed = (
+        model.expand(model.text(batch.phones), batch.durations, frames, voice) for voice in (kept, fresh)
+    )
     for layer in range(CODEC.n_q):
         chosen = torch.tensor([layer])
-        once = model.smd(text, grid, chosen, mask, kept.prompt)[0]
-        again = model.smd(text, grid, chosen, mask, model.voice(*prompt).prompt)[0]
+        once = model.smd(condition, grid, chosen, mask)[0]
+        again = model.smd(recomputed, grid, chosen, mask)[0]
         assert torch.equal(once, again)  # passes leave the cache as it is
         grid[:, layer] = once.argmax(-1)
     for a, b in zip(kept.prompt.prefix, fresh.prompt.prefix, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
-from ms_core.prompt import PromptStates
+from ms_core.prompt import Condition, PromptStates
 from ms_core.smd import (
     GAIN,
     CodebookPrior,
@@ -148,10 +148,12 @@ def test_logits_see_neither_padding_nor_batch_mates(decoder) -> None:
     mask = lengths_to_mask(torch.tensor([4, 7]), 7)
     layer = torch.tensor([2, 0])
     text[0, 4:] = 50.0
-    logits, residual = decoder(text, codes, layer, mask, prompt_of(decoder, 3, 6))
+    logits, residual = decoder(Condition(text, prompt_of(decoder, 3, 6)), codes, layer, mask)
     for b, (t, s) in enumerate(((4, 3), (7, 6))):
         part = slice(b, b + 1)
-        alone = decoder(text[part, :t], codes[part, :, :t], layer[part], mask[part, :t], prompt_of(decoder, s))
+        alone = decoder(
+            Condition(text[part, :t], prompt_of(decoder, s)), codes[part, :, :t], layer[part], mask[part, :t]
+        )
         assert torch.allclose(logits[part, :t], alone[0], atol=2e-4)
         assert torch.allclose(residual[part, :t], alone[1], atol=2e-4)
 
@@ -188,7 +190,7 @@ def test_the_schedule_is_the_cosine_and_always_moves(frames: int, steps: int) ->
 
 
 def fill(decoder, text, mask, prompt, seeds, steps=(5, 3, 1), **options):
-    return fill_grid(decoder, text, mask, prompt, steps, generators(*seeds), **options)
+    return fill_grid(decoder, Condition(text, prompt), mask, steps, generators(*seeds), **options)
 
 
 def test_known_tokens_stay_and_the_count_follows_the_schedule(decoder) -> None:
@@ -216,7 +218,7 @@ def test_a_single_pass_is_greedy_and_feeds_the_layers_above(decoder) -> None:
     codes = fill(decoder, text, mask, prompt, [0], (1, 1, 1))
     grid = torch.full((1, N, 9), MASK)
     for layer in range(N):
-        grid[:, layer] = decoder(text, grid, torch.tensor([layer]), mask, prompt)[0].argmax(-1)
+        grid[:, layer] = decoder(Condition(text, prompt), grid, torch.tensor([layer]), mask)[0].argmax(-1)
     assert torch.equal(codes, grid)
     assert torch.equal(codes, fill(decoder, text, mask, prompt, [1], (1, 1, 1)))  # no noise, so no seed
 
@@ -297,6 +299,24 @@ def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
     )  # the same frames are found, and what is lacking to reach them is more than above
     _, copied = copy(noise(1, 4, DIM), wrong, torch.tensor([N - 1]), keys, sums, None)
     assert torch.allclose(copied * prior.scale[N - 1] + wrong, sums[:, -1, order], atol=1e-4)
+
+
+def test_where_nothing_is_known_a_frame_copies_what_its_words_have(decoder) -> None:
+    """With the states switched off and likeness made sharp, the found frame is the one in which the same is said."""
+    copy = PromptCopy(DIM, 2, decoder.prior.scale)
+    with torch.no_grad():
+        copy.query.weight.zero_()
+        copy.query.bias.zero_()
+        copy.likeness_weight.fill_(1e3 / GAIN)
+        copy.gate[:, :, 0] = 1 / 2
+        copy.gate[:, :, 1] = 0.0
+    sums = decoder.prior.partial_sums(torch.arange(N * 10).reshape(1, N, 10) % BINS)
+    text, order = noise(1, 10, DIM), torch.tensor([3, 9, 0, 5])
+    likeness = copy.likeness(text[:, order], copy.said(text))
+    given = torch.zeros(1, 4, 8), torch.tensor([0]), copy.keys(noise(1, 10, DIM, seed=1)), sums, None
+    _, copied = copy(noise(1, 4, DIM), *given, likeness)
+    assert torch.allclose(copied * decoder.prior.scale[0], sums[:, -1, order], atol=1e-4)
+    assert not torch.allclose(copy(noise(1, 4, DIM), *given)[1], copied, atol=0.1)
 
 
 def test_what_a_frame_does_not_trust_is_not_copied(decoder) -> None:

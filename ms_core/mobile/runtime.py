@@ -1,7 +1,7 @@
 """Text and a voice to a waveform, on onnxruntime: the counterpart of `ms_core.synthesize.MobileSpeech`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from ms_core.mobile.voice import MobileVoice
 from ms_core.text import BOUNDARIES, FIRST_PHONES, PHONES, chunks, phone_ids, phonemise
 
 SpeakerStates = dict[str, np.ndarray]
-"""Outputs of the prompt's graph by name: all that the other graphs need of a voice."""
+"""By name, the outputs of the prompt's graph and its words: all that the other graphs need of a voice."""
 CONSTANTS = "codec.safetensors"
 VECTORS = "vectors.bin"  # the codec's code vectors, float32 (float16 in an int8 export)
 RESIDENT = ("text", "condition", "smd", "codec")  # graphs that stay loaded; the prompt's runs once for a voice
@@ -99,21 +99,27 @@ class MobileRuntime:
                 "prompt_durations": frames[None],
             },
         )
-        return dict(zip((o.name for o in session.get_outputs()), outputs, strict=True))
+        states = dict(zip((o.name for o in session.get_outputs()), outputs, strict=True))
+        index, place = regulate(frames)
+        words, _ = self._run("text", phones=ids[None], **states)
+        return {**states, "prompt_states": words, "prompt_index": index, "prompt_place": place[None]}
 
-    def smd_pass(self, text: np.ndarray, voice: SpeakerStates) -> Callable[[np.ndarray, int, np.ndarray], np.ndarray]:
-        """One pass of the speech mask decoder over text states (1, t, d): see `ms_core.mobile.decoding.Pass`."""
+    def smd_pass(
+        self, condition: Mapping[str, np.ndarray], voice: SpeakerStates
+    ) -> Callable[[np.ndarray, int, np.ndarray], np.ndarray]:
+        """One pass of the speech mask decoder under what `condition` gave: see `ms_core.mobile.decoding.Pass`."""
 
         def run(codes: np.ndarray, layer: int, frames: np.ndarray) -> np.ndarray:
-            inputs = {"text": text, "codes": codes[None], "layer": np.array([layer]), "frames": frames}
-            return self._run("smd", **inputs, **voice)[0][0]
+            inputs = {"codes": codes[None], "layer": np.array([layer]), "frames": frames}
+            return self._run("smd", **inputs, **condition, **voice)[0][0]
 
         return run
 
     def condition(
         self, phones: Sequence[str], voice: SpeakerStates, durations: Sequence[int] | None = None
-    ) -> tuple[np.ndarray, list[int]]:
-        """Text states (1, t, d) at frame rate, and the frames of each phone: predicted where None."""
+    ) -> tuple[dict[str, np.ndarray], list[int]]:
+        """What every pass over an utterance is given, its text states (1, t, d) first, and the frames of each phone:
+        predicted where None."""
         ids = np.array([phone_ids(phones)])
         states, log_durations = self._run("text", phones=ids, **voice)
         if durations is None:
@@ -121,8 +127,9 @@ class MobileRuntime:
         if len(durations) != len(phones) or min(durations) < 0 or sum(durations) < 1:
             raise MobileError(f"durations {list(durations)}: give {len(phones)} frame counts >= 0, not all 0")
         index, place = regulate(np.array(durations))
-        (text,) = self._run("condition", states=states, index=index, place=place[None], **voice)
-        return text, list(durations)
+        outputs = self._run("condition", states=states, index=index, place=place[None], **voice)
+        names = (output.name for output in self._sessions["condition"].get_outputs())
+        return dict(zip(names, outputs, strict=True)), list(durations)
 
     def _durations(self, phones: Sequence[str], log_durations: np.ndarray) -> list[int]:
         spoken = np.array([p not in BOUNDARIES for p in phones])
@@ -153,10 +160,10 @@ class MobileRuntime:
         if seed < 0:
             raise MobileError(f"seed {seed}: give a whole number, at least 0")
         start = time.perf_counter()
-        text, frames = self.condition(phones, voice, durations)
+        condition, frames = self.condition(phones, voice, durations)
         start = _lap(timings, "duration", start)
         codes = fill_grid(
-            self.smd_pass(text, voice),
+            self.smd_pass(condition, voice),
             codec.n_q,
             codec.bins,
             sum(frames),
