@@ -90,7 +90,7 @@ class MobileRuntime:
         ids = np.array(phone_ids(voice.phones))
         frames = np.array(voice.durations)
         session = self._load("prompt")  # released again: half a voice's memory would stay idle
-        outputs = _run(
+        states = _run_named(
             session,
             {
                 "prompt_codes": voice.codes[None],
@@ -99,7 +99,6 @@ class MobileRuntime:
                 "prompt_durations": frames[None],
             },
         )
-        states = dict(zip((o.name for o in session.get_outputs()), outputs, strict=True))
         index, place = regulate(frames)
         words, _ = self._run("text", phones=ids[None], **states)
         return {**states, "prompt_states": words, "prompt_index": index, "prompt_place": place[None]}
@@ -127,9 +126,8 @@ class MobileRuntime:
         if len(durations) != len(phones) or min(durations) < 0 or sum(durations) < 1:
             raise MobileError(f"durations {list(durations)}: give {len(phones)} frame counts >= 0, not all 0")
         index, place = regulate(np.array(durations))
-        outputs = self._run("condition", states=states, index=index, place=place[None], **voice)
-        names = (output.name for output in self._sessions["condition"].get_outputs())
-        return dict(zip(names, outputs, strict=True)), list(durations)
+        inputs = {"states": states, "index": index, "place": place[None], **voice}
+        return _run_named(self._sessions["condition"], inputs), list(durations)
 
     def _durations(self, phones: Sequence[str], log_durations: np.ndarray) -> list[int]:
         spoken = np.array([p not in BOUNDARIES for p in phones])
@@ -254,6 +252,10 @@ class MobileRuntime:
 
 def _run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})
+
+
+def _run_named(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip((output.name for output in session.get_outputs()), _run(session, inputs), strict=True))
 
 
 def _lap(timings: dict[str, float] | None, name: str, since: float) -> float:
