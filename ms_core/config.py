@@ -154,6 +154,7 @@ class TrainConfig(Config):
     max_seconds: float = Field(10.0, gt=0)  # longest training target, cut at a word boundary
     other_utterance: float = Field(0.5, ge=0, le=1)  # share of prompts from another utterance of the speaker
     own_prompt: float = Field(0.0, ge=0, le=1)  # share cut out of the target itself, which teach to copy what is there
+    phrases: float = Field(0.0, ge=0, le=1)  # share of targets that are a few words between pauses, where there are
     speeds: tuple[float, ...] = (1.0,)  # the training speech, played that many times as fast
     timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target; mini codec only
     # codec only

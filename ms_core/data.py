@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from ms_core.model import Batch
 from ms_core.text import phone_ids
 
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
+PHRASE_WORDS = 3  # of `phrase`, at most
 PAD_TO = 32  # frames or phones
 BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
 
@@ -309,7 +311,12 @@ class Sampler:
         whole = self.tokens(cut)
         others = [c for c in self.speakers[cut.supervisions[0].speaker] if c.id != cut.id]
         wanted, longest = (round(s * self.frame_rate) for s in (self.config.prompt_seconds, self.config.max_seconds))
-        if self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
+        short = None
+        if others and self.config.phrases > 0 and rng.random() < self.config.phrases:
+            short = phrase(whole, round(STOP_SECONDS * self.frame_rate), rng)
+        if short is not None:
+            prompt, target = window(self.tokens(others[rng.integers(len(others))]), wanted, rng), short
+        elif self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
             target = window(whole, longest, rng)
             prompt = window(target, wanted, rng)
         elif others and rng.random() < self.config.other_utterance:
@@ -335,6 +342,21 @@ def window(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
     first = int(rng.integers(min(latest, len(bounds) - 2) + 1))
     fits = np.flatnonzero(ends[bounds] - starts[bounds[first]] <= frames)
     last = max(int(fits[-1]) if len(fits) else 0, first + 1)
+    return utterance.between(bounds[first], bounds[last])
+
+
+def phrase(utterance: Tokens, pause: int, rng: np.random.Generator) -> Tokens | None:
+    """A random run of up to `PHRASE_WORDS` words between silences of `pause` frames or more; None where there is none.
+
+    So are short texts said. A window of a longer utterance has them in the midst of others: its words are shorter, and
+    without a beginning and an end.
+    """
+    bounds = utterance.words()
+    pauses = np.flatnonzero(utterance.durations[bounds] >= pause)
+    runs = [(a, b) for a, b in combinations(pauses, 2) if b - a <= PHRASE_WORDS]
+    if not runs:
+        return None
+    first, last = runs[rng.integers(len(runs))]
     return utterance.between(bounds[first], bounds[last])
 
 

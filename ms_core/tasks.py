@@ -95,7 +95,7 @@ class ModelTask:
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Loss and accuracy of every layer under the training masks, on fixed prompts, windows and masks."""
         if self._dev_batches is None:
-            config = self.config.model_copy(update={"own_prompt": 0.0})  # no user has such prompts
+            config = self.config.model_copy(update={"own_prompt": 0.0, "phrases": 0.0})  # the same for all runs
             sampler = Sampler(self.dev, config, self.codec.config.frame_rate)
             rng, seconds, examples = np.random.default_rng(0), 0.0, []
             for cut in sampler.cuts:

@@ -19,11 +19,13 @@ from ms_core.config import override
 from ms_core.data import (
     BOUNDARY_IDS,
     PAD_TO,
+    PHRASE_WORDS,
     DataError,
     Sampler,
     Tokens,
     collate,
     label_pauses,
+    phrase,
     read_ahead,
     split,
     window,
@@ -64,6 +66,21 @@ def test_a_window_is_a_run_of_whole_words(words: int, seed: int, frames: int, dr
     ends = np.cumsum(whole.durations)
     starts = (ends - whole.durations)[whole.words()]
     assert first in starts  # it starts where a boundary starts
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 999), st.integers(1, 12), st.integers(0, 99))
+def test_a_phrase_is_a_few_words_between_pauses(words: int, seed: int, pause: int, draw: int) -> None:
+    whole = tagged(words, seed)
+    part = phrase(whole, pause, np.random.default_rng(draw))
+    long = np.flatnonzero(whole.durations[whole.words()] >= pause)
+    if part is None:
+        assert len(long) < 2 or np.diff(long).min() > PHRASE_WORDS
+        return
+    check(part)
+    assert 1 <= len(part.words()) - 1 <= PHRASE_WORDS
+    assert part.durations[0] >= pause and part.durations[-1] >= pause
+    assert np.array_equal(np.diff(part.codes[0]), np.ones(part.codes.shape[1] - 1))  # nothing is left out
 
 
 def test_windows_reach_every_word() -> None:
@@ -365,3 +382,19 @@ def test_own_prompts_are_cut_out_of_the_target(cuts) -> None:
         size = prompt.codes.shape[1]
         places = range(target.codes.shape[1] - size + 1)
         assert any(np.array_equal(target.codes[:, t : t + size], prompt.codes) for t in places)
+
+
+def test_phrases_come_with_the_prompt_of_another_utterance(cuts, monkeypatch) -> None:
+    stream = sampler(cuts["train"], phrases=1.0, own_prompt=1.0, max_seconds=10.0)
+    rng = np.random.default_rng(0)
+    for cut in cuts["train"]:  # five words without a pause that is long enough: as without `phrases`
+        assert len(stream.example(cut, rng)[1].words()) - 1 > PHRASE_WORDS
+    monkeypatch.setattr(data, "STOP_SECONDS", 0.01)
+    for cut in cuts["train"]:
+        prompt, target = stream.example(cut, rng)
+        check(prompt)
+        check(target)
+        assert len(target.words()) - 1 <= PHRASE_WORDS
+        whole = stream.tokens(cut).codes
+        size = prompt.codes.shape[1]
+        assert not any(np.array_equal(whole[:, t : t + size], prompt.codes) for t in range(whole.shape[1] - size + 1))
