@@ -139,6 +139,7 @@ class TrainConfig(Config):
     lr: float = Field(1e-3, gt=0)
     warmup: int = Field(200, ge=0)  # steps of linear warm-up, then cosine decay to a tenth
     betas: tuple[float, float] = (0.9, 0.95)
+    muon: bool = False  # the matrices of linear layers by Muon instead of AdamW
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the weight average; 0 turns it off

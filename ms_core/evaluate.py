@@ -6,7 +6,8 @@ Three rows share each utterance: the system, the recording (`ground-truth`) and 
 similarity to the own speaker less that to a stranger.
 
 Each scored utterance is one line of `<out>/<split>.<system>.jsonl`, so that a run that was cut off goes on where it
-stopped; the records follow in `<out>/<split>.<system>.json`.
+stopped; the records follow in `<out>/<split>.<system>.json`. Scores of the recordings are kept apart as well, in
+`<out>/<split>.recordings.jsonl`, for the next model that speaks the same split with the same codec.
 """
 
 import json
@@ -62,37 +63,41 @@ def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, obje
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _speak(
-    tts, trials: Trials, item: Item, system: str, seed: int, metrics: Sequence[str], baselines: bool, asr: str
-) -> tuple[list[dict[str, object]], dict[str, np.ndarray]]:
-    """Rows and waveforms of one utterance: the system's, then the baselines'."""
-    rate = tts.sample_rate
-    original = load_speech(item.path, rate)
-    prompt = trials.prompt(item)
-    voice = tts.voice(trials.prompt_wav(item, rate), text=prompt.text)
-    wavs = {system: np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)}
-    if baselines:
-        if trials.split != DEMO:  # there it would be compared with itself
-            wavs[GROUND_TRUTH] = original
-        wavs[GROUND_TRUTH_CODEC] = through_codec(tts.codec, original, str(getattr(tts, "device", "cpu")))
-    spoken = [m for m in metrics if m in SPOKEN]
-    reference = trials.reference(item, rate)
+def _speak(tts, trials: Trials, item: Item, seed: int) -> np.ndarray:
+    """What the system says (L,)."""
+    voice = tts.voice(trials.prompt_wav(item, tts.sample_rate), text=trials.prompt(item).text)
+    return np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)
+
+
+def _recordings(tts, trials: Trials, item: Item) -> dict[str, np.ndarray]:
+    """Waveforms of the baselines; the recording itself is none where it would be compared with itself."""
+    original = load_speech(item.path, tts.sample_rate)
+    coded = {GROUND_TRUTH_CODEC: through_codec(tts.codec, original, str(getattr(tts, "device", "cpu")))}
+    return coded if trials.split == DEMO else {GROUND_TRUTH: original, **coded}
+
+
+def _rows(
+    trials: Trials, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+) -> list[dict[str, object]]:
+    """Scored rows of waveforms that say one utterance, by system."""
+    original, reference = load_speech(item.path, rate), trials.reference(item, rate)
     count = len(wavs)
+    spoken = [m for m in metrics if m in SPOKEN]
     scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
-    length = len(original) / rate
-    rows = [_row(item, name, scores, length) for name, scores in zip(wavs, scored, strict=True)]
+    rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
     if sims := [m for m in metrics if m in SIMS]:
         stranger = trials.reference(trials.stranger(item), rate)
         others = score(list(wavs.values()), rate, None, [stranger] * count, sims)
         for row, found in zip(rows, others, strict=True):
             row |= {f"{m}_other": round(found[m], 6) for m in sims}
     aligned = [m for m in metrics if m in ALIGNED]
-    if baselines and aligned:
-        codec_scores = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
-        rows[-1] |= {m: round(codec_scores[m], 6) for m in aligned}
+    if aligned and GROUND_TRUTH_CODEC in wavs:
+        found = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
+        rows[list(wavs).index(GROUND_TRUTH_CODEC)] |= {m: round(found[m], 6) for m in aligned}
+    prompt = trials.prompt(item)
     for row in rows:
         row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds, "prompt_text": prompt.text}
-    return rows, wavs
+    return rows
 
 
 class RowLog:
@@ -155,17 +160,29 @@ def evaluate(
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
     out = Path(out)
     stem = f"{trials.split}.{system.replace('/', '_')}"
-    seed = provenance.seed or 0
+    seed, rate = provenance.seed or 0, tts.sample_rate
     run = run_header(tts, system, trials.describe(), provenance, metrics, asr)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
-    log = RowLog(out / f"{stem}.jsonl", run, systems=1 + baselines * (1 if trials.split == DEMO else 2))
+    count = baselines * (1 if trials.split == DEMO else 2)
+    log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
     done = {row["utt"] for row in log.rows}
+    if baselines:  # the model has no part in their scores: those of an evaluation before are taken
+        known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
+        recordings = RowLog(out / f"{trials.split}.recordings.jsonl", known, systems=count)
     for item in tqdm(trials.targets, desc=f"{system} on {trials.split}", unit="utt", disable=None):
         if item.utt in done:
             continue
-        rows, wavs = _speak(tts, trials, item, system, seed, metrics, baselines, asr)
+        wavs = {system: _speak(tts, trials, item, seed)}
+        rows = _rows(trials, item, wavs, rate, metrics, asr)
+        if baselines:
+            found = [row for row in recordings.rows if row["utt"] == item.utt]
+            if keep_audio or not found:
+                wavs |= _recordings(tts, trials, item)
+            if not found:
+                found = _rows(trials, item, {k: v for k, v in wavs.items() if k != system}, rate, metrics, asr)
+                recordings.add(found)
+            rows += found
         if keep_audio:
-            rate = tts.sample_rate
             wavs |= {PROMPT: trials.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
             for name, wav in wavs.items():
                 folder = out / "audio" / name.replace("/", "_")

@@ -116,12 +116,10 @@ class Run:
         self.config = task.config
         self.main = next(iter(task.networks))
         self.averaged = _copy(task.networks[self.main]).to(accelerator.device)
-        self.optimisers, self.networks = {}, {}
+        self.optimisers, self.networks = {}, {}  # optimisers[name][kind]
         for name, network in task.networks.items():
-            optimiser = torch.optim.AdamW(
-                _groups(network, self.config), lr=self.config.lr, betas=self.config.betas, fused=True
-            )
-            self.networks[name], self.optimisers[name] = accelerator.prepare(network, optimiser)
+            self.networks[name] = accelerator.prepare(network)
+            self.optimisers[name] = {k: accelerator.prepare(o) for k, o in optimisers(network, self.config).items()}
         self.seconds, self.since = 0.0, time.monotonic()
 
     def start(self) -> int:
@@ -147,7 +145,8 @@ class Run:
         tensors = load_file(state)
         for name, network in self.networks.items():
             self.accelerator.unwrap_model(network).load_state_dict(_under(tensors, f"{name}."))
-            _load_optimiser(self.optimisers[name], _under(tensors, f"{name}-optimiser."))
+            for kind, optimiser in self.optimisers[name].items():
+                _load_optimiser(optimiser, _under(tensors, f"{name}-{kind}."))
         self.averaged.load_state_dict(_under(tensors, "averaged."))
         step, self.seconds = int(meta["step"]), float(meta["seconds"])
         if self.accelerator.is_main_process:
@@ -163,17 +162,18 @@ class Run:
         rate = learning_rate(self.config, step)
         logs = {}
         for name in self.task.phases(step):
-            optimiser, network = self.optimisers[name], self.networks[name]
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+            network = self.networks[name]
             with self.accelerator.autocast():
                 loss, values = self.task.loss(self.networks, name, batch, step, rank)
-            for other in self.optimisers.values():  # an adversarial loss leaves gradients in both networks
+            for other in self.networks.values():  # an adversarial loss leaves gradients in both networks
                 other.zero_grad()
             self.accelerator.backward(loss)
             norm = self.accelerator.clip_grad_norm_(network.parameters(), self.config.grad_clip)
             if torch.isfinite(norm):
-                optimiser.step()
+                for optimiser in self.optimisers[name].values():
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    optimiser.step()
             logs.update(values, skipped=float(not torch.isfinite(norm)))
         self._average(step)
         return logs
@@ -206,7 +206,8 @@ class Run:
         tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for name, network in self.networks.items():
             tensors |= {f"{name}.{k}": v for k, v in self.accelerator.unwrap_model(network).state_dict().items()}
-            tensors |= {f"{name}-optimiser.{k}": v for k, v in _optimiser_tensors(self.optimisers[name]).items()}
+            for kind, optimiser in self.optimisers[name].items():
+                tensors |= {f"{name}-{kind}.{k}": v for k, v in _optimiser_tensors(optimiser).items()}
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         meta = {"step": str(step), "seconds": repr(self._elapsed())}
         write_atomic(self.folder / STATE, lambda temporary: save_file(tensors, temporary, metadata=meta))
@@ -248,13 +249,27 @@ def _copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def _groups(network: nn.Module, config: TrainConfig) -> list[dict]:
-    """Weight decay on matrices only."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def optimisers(network: nn.Module, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices only; with `config.muon`, the matrices of linear layers by Muon instead.
+
+    Muon (Jordan et al. 2024) steps along the orthogonalised momentum. Its steps are scaled to the root mean square of
+    AdamW's, so that one learning rate serves both (Liu et al. 2025). Our choice.
+    """
+    hidden = []
+    if config.muon:
+        linear = [m.weight for m in network.modules() if isinstance(m, nn.Linear)]
+        hidden = [w for w in linear if w.requires_grad and min(w.shape) > 1]
+    left = {id(w) for w in hidden}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in left]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
+    found = {"adamw": torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)}
+    if hidden:
+        scale = "match_rms_adamw"
+        found["muon"] = torch.optim.Muon(hidden, config.lr, config.weight_decay, adjust_lr_fn=scale)
+    return found
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

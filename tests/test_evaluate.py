@@ -139,7 +139,7 @@ def test_an_utterance_whose_beginning_alone_cannot_be_aligned_does_not_prompt(sp
     assert again.prompt(again.targets[0]).utt == again.candidates(again.targets[0])[1]
 
 
-def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_path):
+def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_path, monkeypatch):
     tts, out = FakeTTS(), tmp_path / "out"
     records = evaluate.evaluate(tts, "mobilespeech-mini", trials(), out, PROVENANCE, keep_audio=True)
     assert len(tts.spoken) == 6 and tts.prompts[0] == (round(2.82 * RATE), "the old cat sat down on")
@@ -177,6 +177,15 @@ def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_p
     other = PROVENANCE.model_copy(update={"checkpoint_sha256": "c" * 64})
     evaluate.evaluate(tts, "mobilespeech-mini", trials(limit=2), out, other, baselines=False)
     assert len(tts.spoken) == 12 and len(log.read_text().splitlines()) == 1 + 2  # another run: nothing is taken over
+
+    monkeypatch.delattr(evaluate, "through_codec")  # the recordings' scores are, by the same codec
+    third = evaluate.evaluate(tts, "mobilespeech-mini", trials(), out, other)
+    assert [r for r in third if r.system == "ground-truth-codec"] == [
+        r for r in records if r.system == "ground-truth-codec"
+    ]
+    with pytest.raises(NameError):
+        codec = other.model_copy(update={"codec_sha256": "d" * 64})
+        evaluate.evaluate(tts, "mobilespeech-mini", trials(), out, codec)
 
 
 def test_shuffled_texts_are_not_understood():

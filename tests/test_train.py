@@ -21,7 +21,7 @@ from ms_core.encodec_codec import EncodecCodec
 from ms_core.model import MobileSpeechModel
 from ms_core.shards import synthetic_cuts, write_shards
 from ms_core.tasks import DecoderTask, ModelTask
-from ms_core.train import LOG, STATE, Meter, learning_rate, step_seed, train
+from ms_core.train import LOG, STATE, Meter, learning_rate, optimisers, step_seed, train
 
 DROPOUT = PRESET.model_copy(update={"model": MODEL.model_copy(update={"dropout": 0.1})})
 GAN = override(PRESET, {"train_codec.batch_seconds": 1.0, "train_codec.adversarial_from": 0.34})
@@ -49,6 +49,10 @@ def model_task(codec, cuts, preset: Preset = DROPOUT) -> ModelTask:
     return ModelTask(preset, codec, cuts["train"], cuts["dev"])
 
 
+def muon_task(codec, cuts) -> ModelTask:
+    return model_task(codec, cuts, override(DROPOUT, {"train_model.muon": True}))
+
+
 def decoder_task(codec, cuts, preset: Preset = GAN) -> DecoderTask:
     own = MiniCodec(codec.config)
     own.load_state_dict(codec.state_dict())
@@ -66,7 +70,7 @@ def same_state(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
-@pytest.mark.parametrize("make", [model_task, decoder_task])
+@pytest.mark.parametrize("make", [model_task, muon_task, decoder_task])
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(codec, cuts, tmp_path, make) -> None:
     out = train(make(codec, cuts), tmp_path / "a")
     assert out == tmp_path / "a" / "export"
@@ -83,6 +87,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(codec, cuts, tmp_path,
     assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in rows if r["split"] == "dev"] == [3, 6]
     assert all(math.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str))
+    kinds = {key.split(".")[0] for key in load_file(tmp_path / "a" / STATE)}
+    assert ("model-muon" in kinds) == (make is muon_task)
     if make is decoder_task:
         assert ["adversarial" in r for r in rows if r["split"] == "train"] == [False] * 2 + [True] * 4
         assert load_codec(out).token_digest == codec.token_digest
@@ -197,7 +203,7 @@ def test_each_network_learns_from_its_own_loss_alone(tmp_path, broken: int | Non
     train(Toy(broken), tmp_path / "a")
     toy = Toy(broken)
     nets, config = toy.networks, toy.config
-    optimisers = {
+    adamw = {
         name: torch.optim.AdamW(
             [{"params": [net.weight], "weight_decay": 0.1}, {"params": [net.bias], "weight_decay": 0.0}],
             betas=config.betas,
@@ -207,7 +213,7 @@ def test_each_network_learns_from_its_own_loss_alone(tmp_path, broken: int | Non
     mean = {k: v.clone() for k, v in nets["g"].state_dict().items()}
     for step, (_, batch) in enumerate(toy.batches(0, 0, 1)):
         for name in ("d", "g"):
-            for group in optimisers[name].param_groups:
+            for group in adamw[name].param_groups:
                 group["lr"] = learning_rate(config, step)
             loss, _ = toy.loss(nets, name, batch, step, 0)
             parameters = list(nets[name].parameters())
@@ -216,7 +222,7 @@ def test_each_network_learns_from_its_own_loss_alone(tmp_path, broken: int | Non
                 parameter.grad = gradient
             norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip)
             if torch.isfinite(norm):
-                optimisers[name].step()
+                adamw[name].step()
         decay = min(config.ema, (step + 1) / (step + 10))
         for key, value in nets["g"].state_dict().items():
             mean[key].lerp_(value, 1 - decay)
@@ -228,6 +234,24 @@ def test_each_network_learns_from_its_own_loss_alone(tmp_path, broken: int | Non
         assert torch.allclose(state[f"averaged.{key}"], value, atol=1e-6)
     skipped = [row["skipped"] for row in log(tmp_path / "a") if row["split"] == "train"]
     assert skipped == [float(step == broken) for step in range(4)]
+
+
+def test_muon_steps_are_orthogonal_and_as_long_as_those_of_adamw(codec) -> None:
+    model = MobileSpeechModel(MODEL, codec.config, codec.codebooks())
+    kinds = optimisers(model, TRAIN.model_copy(update={"muon": True, "lr": 0.1, "weight_decay": 0.0}))
+    taken = {kind: {id(p) for g in o.param_groups for p in g["params"]} for kind, o in kinds.items()}
+    assert taken["adamw"] | taken["muon"] == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not taken["adamw"] & taken["muon"]
+    assert id(model.smd.blocks[0].attention.query.weight) in taken["muon"]
+    assert id(model.smd.embedding.weight) in taken["adamw"]
+    weight = model.smd.blocks[0].second[1].weight  # (wide, narrow)
+    weight.grad, before = torch.randn_like(weight), weight.detach().clone()
+    kinds["muon"].step()
+    step = (before - weight.detach()) / 0.1
+    assert 0.1 < step.square().mean().sqrt() < 0.3  # AdamW's is .2, about
+    values = torch.linalg.svdvals(step)
+    assert values.max() < 2.5 * values.min()
+    assert optimisers(model, TRAIN).keys() == {"adamw"}
 
 
 def test_learning_rate_rises_and_falls() -> None:
