@@ -362,11 +362,12 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
                     quality = point.quality[metric]
                     bars = {"xerr": _error(point.rtf), "yerr": _error(quality)}
                     axis.errorbar(x, y, **bars, fmt="none", color=colour, elinewidth=1)
-                    low, high = (y, y) if quality.ci_low is None else (quality.ci_low, quality.ci_high)
-                    spot, up = ((x, low), False) if line == EXPORTED else ((x, high), True)
-                    style = {"rotation": 90, "ha": "center", "va": "bottom" if up else "top", "fontsize": 6.5}
-                    offset = {"xytext": (0, 3 if up else -3), "textcoords": "offset points"}
-                    axis.annotate(point.name, spot, color=colour, **style, **offset)
+                    style = {"color": colour, "fontsize": 6.5, "textcoords": "offset points"}
+                    if point.name == EXPORTS["pytorch"]:  # it stands where its number of passes does
+                        axis.annotate(point.name, (x, y), (-4, -9), ha="right", **style)
+                    else:
+                        top = y if quality.ci_high is None else quality.ci_high
+                        axis.annotate(point.name, (x, top), (0, 3), ha="center", va="bottom", rotation=90, **style)
             for name, reported in QUOTED_RTF.items():
                 low, *high = (float(value) for value in reported.value.split("–"))
                 axis.axvspan(low, (high or [low])[0], color=GREY, alpha=0.35, linewidth=1)
@@ -377,6 +378,8 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
             axis.set_xlabel(f"RTF, {bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread")
             axis.set_title(QUALITY[metric][0])
             axis.margins(x=0.08, y=0.4)  # room for the names
+            if metric == "wer":
+                axis.set_ylim(bottom=0)
         handles, _ = axes[0].get_legend_handles_labels()
         devices = [" / ".join(sorted({p.rtf.device for p in points if p.line == line})) for line in lines]
         names = [f"{line}; {device}" for line, device in zip(lines, devices, strict=True)]

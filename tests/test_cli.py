@@ -25,7 +25,7 @@ from ms_core.records import read_records
 from ms_core.synthesize import Voice
 
 SMOKE = paths.ASSETS / "smoke"
-PROMPT = SMOKE / "audio" / "test" / "finn-06.opus"
+PROMPT = SMOKE / "audio" / "test" / "445-06.opus"
 PROMPT_TEXT = "I would rather walk home tonight, since the moon is so bright and the air is finally cool."
 
 
@@ -64,7 +64,7 @@ def pair(codec, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def voice(pair, tmp_path_factory) -> Path:
     """A voice file of that pair, made by `ms-core voice`."""
-    file = tmp_path_factory.mktemp("voice") / "finn.safetensors"
+    file = tmp_path_factory.mktemp("voice") / "445.safetensors"
     made = good("voice", "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", pair, "--out", file)
     assert re.fullmatch(rf"{re.escape(str(file))}: \d+ phones, \d+ frames\n", made)
     return file
@@ -375,7 +375,7 @@ def test_evaluate_speaks_hard_texts_and_refuses_conditions_that_a_split_cannot_g
     assert {r.split for r in read_records(tmp_path / "e")} > {"hard-texts", "hard-texts-one-to-three-words"}
     assert "--voices 2 is of --conditions hard-texts alone" in refused(*words, "noisy-prompts", "--voices", 2)
     assert "'test' has 2 speakers, 3 voices are wanted" in refused(*words, "hard-texts")
-    assert "'test' has 1 speakers besides finn: babble needs 4" in refused(*words, "noisy-prompts")
+    assert "'test' has 1 speakers besides 445: babble needs 4" in refused(*words, "noisy-prompts")
     assert "no speaker has recordings for prompts of 1, 2, 3, 5, 8 s" in refused(*words, "prompt-lengths")
     assert "unknown pesq" in refused(*words, "prompt-lengths", "--metrics", "wer,pesq")
     assert ms(*words, "rain").exit_code == 2

@@ -24,7 +24,7 @@ from ms_core.records import Provenance, Record, write_records
 from ms_core.report import Results, main_markdown
 from ms_core.synthesize import MobileSpeech
 
-PROMPT = paths.ASSETS / "smoke" / "audio" / "test" / "finn-06.opus"
+PROMPT = paths.ASSETS / "smoke" / "audio" / "test" / "445-06.opus"
 PROMPT_TEXT = "I would rather walk home tonight, since the moon is so bright and the air is finally cool."
 TINY = {
     "vall-e": lambda: ValleShape(dim=16, layers=2, heads=2, ffn=32, n_q=3, bins=8, phones=5),
