@@ -99,7 +99,7 @@ def test_the_smoke_corpus_is_small_whole_and_its_speakers_stand_in_one_set():
     frames = sum(float(r["seconds"]) for r in rows if r["set"] == "train") * smoke.codec.frame_rate
     assert frames > 5 * smoke.codec.bins
     card = (SMOKE / "CARD.md").read_text()
-    assert "No person speaks here" in card and "Apache-2.0" in card and "Kokoro-82M" in card
+    assert "No person speaks here" in card and "Apache-2.0" in card and "CC BY 4.0" in card
 
 
 def test_the_smoke_corpus_serves_every_part_of_the_preset():
