@@ -81,7 +81,7 @@ def damaged(folder: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{folder}: damaged, or of another version ({what})") from error
 

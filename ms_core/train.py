@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ms_core.checkpoint import CheckpointError, write_atomic, write_json
+from ms_core.checkpoint import CheckpointError, damaged, write_atomic, write_json
 from ms_core.config import TrainConfig
 
 STATE, LOG, RUN = "state.safetensors", "log.jsonl", "run.json"
@@ -136,19 +136,21 @@ class Run:
             if (self.folder / RUN).is_file():  # killed before the first save
                 return self.start()
             raise CheckpointError(f"{self.folder}: nothing to resume, {STATE} is missing")
-        found, wanted = json.loads((self.folder / RUN).read_text()), json.loads(json.dumps(self.task.describe()))
-        if found != wanted:
-            differs = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-            raise CheckpointError(f"{self.folder}: the run there differs in {', '.join(differs)}; it cannot be resumed")
-        with safe_open(state, "pt") as file:
-            meta = file.metadata()
-        tensors = load_file(state)
-        for name, network in self.networks.items():
-            self.accelerator.unwrap_model(network).load_state_dict(_under(tensors, f"{name}."))
-            for kind, optimiser in self.optimisers[name].items():
-                _load_optimiser(optimiser, _under(tensors, f"{name}-{kind}."))
-        self.averaged.load_state_dict(_under(tensors, "averaged."))
-        step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        with damaged(self.folder):
+            found, wanted = json.loads((self.folder / RUN).read_text()), json.loads(json.dumps(self.task.describe()))
+            if found != wanted:
+                differs = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+                keys = ", ".join(differs)
+                raise CheckpointError(f"{self.folder}: the run there differs in {keys}; it cannot be resumed")
+            with safe_open(state, "pt") as file:
+                meta = file.metadata()
+            tensors = load_file(state)
+            for name, network in self.networks.items():
+                self.accelerator.unwrap_model(network).load_state_dict(_under(tensors, f"{name}."))
+                for kind, optimiser in self.optimisers[name].items():
+                    _load_optimiser(optimiser, _under(tensors, f"{name}-{kind}."))
+            self.averaged.load_state_dict(_under(tensors, "averaged."))
+            step, self.seconds = int(meta["step"]), float(meta["seconds"])
         if self.accelerator.is_main_process:
             lines = (self.folder / LOG).read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MODEL, PRESET, TRAIN
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from ms_core import paths, recipes
@@ -140,6 +140,11 @@ def test_runs_are_not_lost_and_not_mixed(codec, cuts, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="differs in mask, train_model; it cannot be resumed"):
         train(model_task(codec, cuts, other), tmp_path / "a", resume=True)
     assert before == ((tmp_path / "a" / STATE).read_bytes(), (tmp_path / "a" / LOG).read_bytes())
+    for broken in (before[0][:-9], b"", save({"model.x": torch.zeros(1)})):
+        (tmp_path / "a" / STATE).write_bytes(broken)
+        with pytest.raises(CheckpointError, match="damaged, or of another version"):
+            train(model_task(codec, cuts), tmp_path / "a", resume=True)
+        assert (tmp_path / "a" / STATE).read_bytes() == broken
 
 
 def test_a_full_disk_keeps_the_last_state(codec, cuts, tmp_path, monkeypatch) -> None:
