@@ -149,9 +149,7 @@ class PromptCopy(nn.Module):
         self, likeness: Float[Tensor, "b h t s"], latents: Float[Tensor, "b n s c"], mask: Bool[Tensor, "b s"] | None
     ) -> Float[Tensor, "b t d"]:
         """How the prompt says what is alike, for the states before the first block; computed once for an utterance."""
-        if mask is not None:
-            likeness = likeness.masked_fill(~mask[:, None, None], -torch.inf)
-        found = likeness.softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
+        found = _real(likeness, mask).softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
         return self.enter_said(rearrange(found, "b h t c -> b t (h c)"))
 
     def forward(
@@ -179,9 +177,7 @@ class PromptCopy(nn.Module):
             near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
             content = content if likeness is None else content + likeness.float()
             score = content + near[:, None] * (self.sharpness / self.reach[:, None, None])
-            if mask is not None:
-                score = score.masked_fill(~mask[:, None, None], -torch.inf)
-            weight = score.softmax(-1)  # (b, h, t, s)
+            weight = _real(score, mask).softmax(-1)  # (b, h, t, s)
             scale = self.scale[layer][:, None]  # (b, 1, c)
             found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
             apart = weight @ (whole / scale)[:, None] - (known / scale)[:, None]  # ... and what it takes to get there
@@ -193,6 +189,11 @@ class PromptCopy(nn.Module):
             trust = rearrange(2 * trust.sigmoid(), "b t (h i) -> b h i t 1", i=2)
             copied = (found * self.gate[layer][:, :, :, None] * trust).sum((1, 2))
         return x, copied
+
+
+def _real(score: Float[Tensor, "b h t s"], mask: Bool[Tensor, "b s"] | None) -> Float[Tensor, "b h t s"]:
+    """Scores of the prompt's frames, with padding out of the question."""
+    return score if mask is None else score.masked_fill(~mask[:, None, None], -torch.inf)
 
 
 class CodebookPrior(nn.Module):
