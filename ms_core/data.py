@@ -314,14 +314,12 @@ class Sampler:
         short = None
         if others and self.config.phrases > 0 and rng.random() < self.config.phrases:
             short = phrase(whole, round(STOP_SECONDS * self.frame_rate), rng)
-        if short is not None:
-            prompt, target = window(self.tokens(others[rng.integers(len(others))]), wanted, rng), short
-        elif self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
+        if short is None and self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
             target = window(whole, longest, rng)
             prompt = window(target, wanted, rng)
-        elif others and rng.random() < self.config.other_utterance:
+        elif short is not None or (others and rng.random() < self.config.other_utterance):
             prompt = window(self.tokens(others[rng.integers(len(others))]), wanted, rng)
-            target = window(whole, longest, rng)
+            target = window(whole, longest, rng) if short is None else short
         else:
             both = window(whole, longest + wanted, rng)
             prompt, target = split(both, min(wanted, int(both.durations.sum() * 0.4)), bool(rng.random() < 0.5))
