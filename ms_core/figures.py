@@ -154,7 +154,7 @@ def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = 
             axis.tick_params(axis="y", length=0)
         for axis in axes[len(metrics) :]:
             axis.set_visible(False)
-        n = sorted({r.n for (_, m), r in found.items() if m in metrics})
+        n = sorted({r.n for (s, m), r in found.items() if s in systems and m in metrics})
         figure.supxlabel(f"{split}, n = {'/'.join(map(str, n))} utterances; bars: 95 % bootstrap interval", fontsize=8)
     return figure
 

@@ -229,6 +229,12 @@ def test_figures_are_drawn_and_stable(folder, tmp_path):
         assert one.stat().st_size > 2000
 
 
+def test_dots_count_the_utterances_of_the_systems_they_show():
+    found = [make("mobilespeech-mini", "wer", 0.1, n=20), make("mobilespeech-mini-steps4", "wer", 0.1, n=5)]
+    figure = figures.metric_dots(found, found[0].split)
+    assert "n = 20 utterances" in figure.get_supxlabel()
+
+
 def test_figures_say_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="evaluate it first"):
         figures.metric_dots([], "test")
