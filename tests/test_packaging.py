@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ms_core import corpora, paths
+from ms_core import corpora, paths, report
 from ms_core.align import align
 from ms_core.audio import load_speech
 from ms_core.config import PRESET_NAMES, DataConfig, load_preset
@@ -172,6 +172,10 @@ def test_make_and_ci_agree():
         lines = plan.stdout.splitlines()
         assert lines[0].endswith("-m venv /nowhere/venv") and '-e ".[all]"' in lines[1]
         assert any(command in line for line in lines)
+
+
+def test_the_tables_of_mini_say_what_its_records_say_of_the_shipped_model():
+    report.check("mini", paths.ROOT / "results" / "mini")
 
 
 def test_no_file_is_made_by_importing(tmp_path):
