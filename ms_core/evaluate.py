@@ -176,11 +176,11 @@ def evaluate(
         rows = _rows(trials, item, wavs, rate, metrics, asr)
         if baselines:
             found = [row for row in recordings.rows if row["utt"] == item.utt]
-            if keep_audio or not found:
-                wavs |= _recordings(tts, trials, item)
+            coded = _recordings(tts, trials, item) if keep_audio or not found else {}
             if not found:
-                found = _rows(trials, item, {k: v for k, v in wavs.items() if k != system}, rate, metrics, asr)
+                found = _rows(trials, item, coded, rate, metrics, asr)
                 recordings.add(found)
+            wavs |= coded
             rows += found
         if keep_audio:
             wavs |= {PROMPT: trials.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}

@@ -36,7 +36,8 @@ LIMIT = 12  # utterances of a page, by default
 SHADES = 16  # of a spectrogram: few, so that the picture is small
 SHRINK = 2  # bins and frames of a spectrogram that become one, their loudest kept
 CREDITS = {  # corpus -> where its recordings are from
-    "shipped": "Recordings and prompts: the package's smoke corpus, which its mini model spoke (CC BY 4.0).",
+    "shipped": "Recordings and prompts: the package's smoke corpus, which its mini model spoke in voices of "
+    "LibriSpeech readers (Panayotov et al. 2015), CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).",
     "librispeech": "Recordings and prompts: LibriSpeech (Panayotov et al. 2015, https://www.openslr.org/12), CC BY 4.0 "
     "(https://creativecommons.org/licenses/by/4.0/); prompts are cut, and all else is made from them.",
     "libritts": "Recordings and prompts: LibriTTS (Zen et al. 2019, https://www.openslr.org/60), CC BY 4.0 "
