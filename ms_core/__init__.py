@@ -1,11 +1,12 @@
 """ms_core: a replication of MobileSpeech, zero-shot text-to-speech by masked filling of neural-codec tokens.
 
-The public names load at first use, so that `import ms_core.mobile` stays light: it runs where torch is not installed.
+The public names load at first use, so that `import ms_core.export.runtime` stays light: it runs without
+torch.
 """
 
 import importlib
 
-_HOMES = {"MobileSpeech": "ms_core.synthesize", "Voice": "ms_core.synthesize", "load_preset": "ms_core.config"}
+_HOMES = {"MobileSpeech": "ms_core.synthesis", "Voice": "ms_core.synthesis", "load_preset": "ms_core.config"}
 
 __all__ = ["MobileSpeech", "Voice", "load_preset"]
 

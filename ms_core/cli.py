@@ -182,7 +182,7 @@ def synth(
     import torch
 
     from ms_core.audio import write_wav
-    from ms_core.synthesize import MobileSpeech
+    from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model)
     speaker = tts.load_voice(voice) if voice is not None else tts.voice(prompt, text=prompt_text)
@@ -203,7 +203,7 @@ def voice(
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
     check_out(out, ".safetensors")
-    from ms_core.synthesize import MobileSpeech
+    from ms_core.synthesis import MobileSpeech
 
     made = MobileSpeech.from_pretrained(model).voice(prompt, text=prompt_text)
     made.save(out)
@@ -230,16 +230,16 @@ def data(
     if (synthetic and not shards) or (download and shards):
         raise UsageError("--synthetic needs --shards, and --download goes without it")
     if download:
-        from ms_core.corpora import download as fetch
+        from ms_core.data.corpora import download as fetch
 
         source = config.data.model_copy(update={"corpus": download.value})
         typer.echo(f"{paths.data()}: {', '.join(fetch(source, split))}")
         return
     from ms_core.checkpoint import CheckpointError
-    from ms_core.codec import load_codec
-    from ms_core.data import aligned, read_cuts
-    from ms_core.recipes import codec_folder, prepared
-    from ms_core.shards import synthetic_cuts, write_shards
+    from ms_core.codec.mini import load_codec
+    from ms_core.data.prepare import aligned, read_cuts
+    from ms_core.data.shards import synthetic_cuts, write_shards
+    from ms_core.training.runs import codec_folder, prepared
 
     made_up = {"train": synthetic, "dev": synthetic // 10} if synthetic else {}
     names = made_up or ([split] if split else dict.fromkeys([config.data.train, config.data.dev, config.data.test]))
@@ -285,16 +285,16 @@ def train(
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
-    from ms_core import recipes
+    from ms_core.training import runs as training_runs
 
     if part is Part.codec:
-        export = recipes.train_codec(config, minutes, resume, out, replace)
+        export = training_runs.train_codec(config, minutes, resume, out, replace)
         done = f"{export}: codec"
     else:
-        export = recipes.train_model(config, minutes, resume, out, replace, start=start)
-        pair = recipes.trained_pair(config, export)
+        export = training_runs.train_model(config, minutes, resume, out, replace, start=start)
+        pair = training_runs.trained_pair(config, export)
         done = f"{export}: model; {pair}: codec and model, speak with `ms-core synth --model {pair}`"
-    if recipes.is_main():
+    if training_runs.is_main():
         typer.echo(done)
 
 
@@ -337,7 +337,7 @@ def evaluate(
         raise UsageError("--no-baselines is of plain evaluations: conditions have no baselines")
     if milestone is not None and (not plain or passes):
         raise UsageError("--milestone is of plain evaluations with the model's own passes")
-    from ms_core.scoring import ALIGNED, SPOKEN
+    from ms_core.evaluation.scoring import ALIGNED, SPOKEN
 
     possible = (*SPOKEN, *ALIGNED) if plain else SPOKEN
     chosen = metrics.split(",") if metrics else None
@@ -345,16 +345,17 @@ def evaluate(
         raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
     import torch
 
-    from ms_core import milestones, recipes
     from ms_core.config import DataConfig, DecodingConfig, parse
-    from ms_core.evaluate import evaluate as run
-    from ms_core.protocol import Trials
-    from ms_core.records import MILESTONES, Provenance
-    from ms_core.robustness import METRICS, STUDIES, evaluate_study
-    from ms_core.synthesize import MobileSpeech
+    from ms_core.evaluation import run_history
+    from ms_core.evaluation.conditions import METRICS, STUDIES, evaluate_study
+    from ms_core.evaluation.eval_set import Trials
+    from ms_core.evaluation.evaluate import evaluate as run
+    from ms_core.evaluation.records import MILESTONES, Provenance
+    from ms_core.synthesis import MobileSpeech
+    from ms_core.training import runs as training_runs
 
-    tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
-    made = recipes.made_with(folder)
+    tts, folder = MobileSpeech.from_pretrained(model), training_runs.pair_folder(model)
+    made = training_runs.made_with(folder)
     system = f"mobilespeech-{made['name']}"
     if passes:
         if len(passes) != tts.codec.config.n_q:
@@ -367,7 +368,7 @@ def evaluate(
         trials = Trials.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
         if milestone is not None:
-            milestones.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
+            run_history.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
@@ -414,16 +415,16 @@ def bench(
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
     if out is not None:
         check_out(out, ".json")
-    from ms_core import recipes
-    from ms_core.bench import bench as run
-    from ms_core.bench import bench_records, footprint_records, training_records
     from ms_core.config import load_preset
-    from ms_core.data import read_cuts
-    from ms_core.records import Provenance, write_records
-    from ms_core.synthesize import MobileSpeech
+    from ms_core.data.prepare import read_cuts
+    from ms_core.evaluation.bench import bench as run
+    from ms_core.evaluation.bench import bench_records, footprint_records, training_records
+    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.synthesis import MobileSpeech
+    from ms_core.training import runs as training_runs
 
-    tts, folder = MobileSpeech.from_pretrained(model), recipes.pair_folder(model)
-    made = recipes.made_with(folder)
+    tts, folder = MobileSpeech.from_pretrained(model), training_runs.pair_folder(model)
+    made = training_runs.made_with(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
@@ -431,7 +432,7 @@ def bench(
     provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads)
     system = f"mobilespeech-{made['name']}"
     if sweep:
-        from ms_core import sweep as study
+        from ms_core.evaluation import sweep as study
 
         cells = study.plan(swept[0] or study.SECONDS, swept[1] or study.PASSES, seconds, tts.decoding.steps)
         found = study.sweep(tts, prompt, prompt_text, cells, repeats, seed)
@@ -443,7 +444,7 @@ def bench(
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
     records += training_records(made, provenance, system)
     if peers:
-        from ms_core.peers import compare, comparison_records
+        from ms_core.evaluation.peers import compare, comparison_records
 
         found = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
         records += comparison_records(found, provenance, system, seconds)
@@ -466,8 +467,8 @@ def cost(
     """Count the operations of training of presets paper and mini, and work out what large corpora would cost."""
     if out is not None:
         check_out(out, ".json")
-    from ms_core.costs import cost_records, cost_table
-    from ms_core.records import write_records
+    from ms_core.evaluation.costs import cost_records, cost_table
+    from ms_core.evaluation.records import write_records
 
     records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
     if out is not None:
@@ -484,20 +485,21 @@ def export(
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
-    """Export a model for a phone; `python -m ms_core.mobile FOLDER` speaks with an ONNX export, without torch."""
-    from ms_core import recipes
-    from ms_core.synthesize import MobileSpeech
+    """Export a model for a phone; `python -m ms_core.export.runtime` speaks with an ONNX export, without torch."""
+    from ms_core.synthesis import MobileSpeech
+    from ms_core.training import runs as training_runs
 
     if to is Runtime.executorch:
-        from ms_core.executorch_export import export_executorch, need_executorch
+        from ms_core.export.executorch import export_executorch, need_executorch
 
         need_executorch()
         tts = MobileSpeech.from_pretrained(model)
-        folder = export_executorch(tts, out, recipes.made_with(recipes.pair_folder(model)), int8=int8)
+        folder = export_executorch(tts, out, training_runs.made_with(training_runs.pair_folder(model)), int8=int8)
     else:
-        from ms_core.export import export as run
+        from ms_core.export.onnx import export as run
 
-        folder = run(MobileSpeech.from_pretrained(model), out, int8, recipes.made_with(recipes.pair_folder(model)))
+        made = training_runs.made_with(training_runs.pair_folder(model))
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, made)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 
@@ -526,17 +528,17 @@ def report(
                 check_out(path, ".html", option)
         if sounds and test and sounds.resolve() == test.resolve():
             raise UsageError(f"--html and --listening-test are both {sounds}: give two names")
-        from ms_core import page
+        from ms_core.report import sounds as pages
 
-        study = page.read_study(audio, split, limit, authors_clips)
-        written = [page.write_sound_page(sounds, study)] if sounds else []
-        for path in written + (page.write_listening_test(test, study) if test else []):
+        study = pages.read_study(audio, split, limit, authors_clips)
+        written = [pages.write_sound_page(sounds, study)] if sounds else []
+        for path in written + (pages.write_listening_test(test, study) if test else []):
             typer.echo(f"{path}: {len(study.utterances)} utterances, {path.stat().st_size / 1e6:.1f} MB")
         return
     if audio or authors_clips:
         raise UsageError("--audio and --authors-clips are for --html or --listening-test: give one of them")
     name = load_config(preset).name
-    from ms_core import report as tables
+    from ms_core.report import tables
 
     if check:
         tables.check(name)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
-from ms_core.codec import Codec
+from ms_core.codec.mini import Codec
 from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
 from ms_core.layers import lengths_to_mask

@@ -13,10 +13,10 @@ import torch
 from accelerate.state import AcceleratorState
 from lhotse import CutSet
 
-from ms_core import data
-from ms_core.codec import MiniCodec
+from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, DataConfig, DecodingConfig, ModelConfig, Preset, TrainConfig
-from ms_core.data import Tokens, collate
+from ms_core.data import prepare
+from ms_core.data.prepare import Tokens, collate
 from ms_core.model import Batch, MobileSpeechModel
 from ms_core.text import phone_ids
 
@@ -166,5 +166,5 @@ def cuts(codec, tmp_path_factory) -> dict[str, CutSet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MS_DATA", str(root))
         patch.setenv("MS_RUNS", str(root / "runs"))
-        patch.setattr(data, "align_corpus", fake_alignments)
-        return {split: data.prepare(PRESET, split, codec).to_eager() for split in ("train", "dev")}
+        patch.setattr(prepare, "align_corpus", fake_alignments)
+        return {split: prepare.prepare(PRESET, split, codec).to_eager() for split in ("train", "dev")}

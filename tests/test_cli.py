@@ -17,12 +17,14 @@ import yaml
 from conftest import MODEL, PRESET, TRAIN, fake_alignments, new_model, write_corpus
 from typer.testing import CliRunner
 
-from ms_core import data, paths, peers
+from ms_core import paths
 from ms_core.cli import app
-from ms_core.codec import load_codec
+from ms_core.codec.mini import load_codec
 from ms_core.config import load_preset
-from ms_core.records import read_records
-from ms_core.synthesize import Voice
+from ms_core.data import prepare
+from ms_core.evaluation import peers
+from ms_core.evaluation.records import read_records
+from ms_core.synthesis import Voice
 
 SMOKE = paths.ASSETS / "smoke"
 PROMPT = SMOKE / "audio" / "test" / "445-06.opus"
@@ -240,7 +242,7 @@ def tiny(tmp_path, monkeypatch) -> Path:
     corpus.mkdir()
     write_corpus(corpus)
     monkeypatch.setenv("MS_DATA", str(corpus))
-    monkeypatch.setattr(data, "align_corpus", fake_alignments)
+    monkeypatch.setattr(prepare, "align_corpus", fake_alignments)
     torch.manual_seed(0)
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(PRESET.model_dump(mode="json")))
@@ -383,7 +385,7 @@ def test_evaluate_speaks_hard_texts_and_refuses_conditions_that_a_split_cannot_g
 
 def test_export_writes_a_folder_that_speaks_without_torch(pair, voice, tmp_path):
     pytest.importorskip("onnxscript")
-    from ms_core.mobile import MobileRuntime
+    from ms_core.export.runtime import MobileRuntime
 
     printed = good("export", "--model", pair, "--to", "onnx", "--int8", "--out", tmp_path / "phone")
     assert re.fullmatch(rf"{re.escape(str(tmp_path / 'phone'))}: \d+\.\d MB\n", printed), printed

@@ -7,7 +7,7 @@ import torch
 from conftest import CODEC, MODEL, batch_of, global_rng_untouched, new_model, unpadded, utterance
 
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ms_core.codec import MiniCodec
+from ms_core.codec.mini import MiniCodec
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
 from ms_core.model import FORMAT, Batch, MobileSpeechModel, duration_loss

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from ms_core import corpora, paths, report
+from ms_core import paths
 from ms_core.align import align
 from ms_core.audio import load_speech
 from ms_core.config import PRESET_NAMES, DataConfig, load_preset
-from ms_core.data import DataError, read_cuts
+from ms_core.data import corpora
+from ms_core.data.prepare import DataError, read_cuts
+from ms_core.report import tables
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
 OPTIONAL = {"executorch", "torchao", "vocos", "huggingface_hub"}  # asked for by name where they are missing
@@ -175,7 +177,7 @@ def test_make_and_ci_agree():
 
 
 def test_the_tables_of_mini_say_what_its_records_say_of_the_shipped_model():
-    report.check("mini", paths.ROOT / "results" / "mini")
+    tables.check("mini", paths.ROOT / "results" / "mini")
 
 
 def test_no_file_is_made_by_importing(tmp_path):

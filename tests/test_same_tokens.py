@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.checkpoint import sha256
-from ms_core.synthesize import MobileSpeech
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import phonemise
 
 STORED = Path(__file__).with_name("tokens-mini.safetensors")

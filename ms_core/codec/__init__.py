@@ -1,0 +1,1 @@
+"""The neural codec: waveforms to tokens and back."""

@@ -1,0 +1,215 @@
+"""The neural codec: waveform <-> a grid of tokens C of N codebooks by T frames.
+
+The paper uses EnCodec at 24 kHz, decoded by Vocos (paper.md, section 1.5): `EncodecCodec`. Our small replication runs
+on `MiniCodec`, which is our choice throughout: 16 kHz, 50 frames a second, 8 codebooks of 1024 entries (4 kb/s).
+
+MiniCodec codes no phase. A frame's log-mel spectrum (two analysis windows of 80 bands) is projected on its principal
+components and quantised by a residual vector quantiser; `vocoder.py` makes a waveform of the quantised frames, from
+pulses at the fundamental frequency and from noise. Codes of a waveform codec change when the signal is merely shifted
+by a millisecond or turned over in sign; these hardly do, so that a small model can learn them from few hours.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
+from ms_core.codec.source_filter import SourceFilterDecoder
+from ms_core.codec.spectral import stft
+from ms_core.config import CodecConfig, parse
+
+MEL_FLOOR = 5e-3  # added to a mel magnitude before the logarithm: about the room noise of LibriSpeech. Our choice
+# what decides the tokens; the decoder may change without them
+TOKEN_FIELDS = {"kind", "sample_rate", "hop", "n_q", "bins", "n_mels", "n_fft", "substeps", "latent_dim"}
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """What MobileSpeech asks of a codec."""
+
+    config: CodecConfig
+
+    @property
+    def token_digest(self) -> str:
+        """A hash of all that decides which token a sound gets; tokens of another digest are another language."""
+
+    def encode(self, wav: Float[Tensor, "b 1 l"]) -> Int[Tensor, "b n t"]:
+        """Waveform in [-1, 1] at config.sample_rate to codes in [0, bins - 1], t = ceil(l / hop)."""
+
+    def decode(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b 1 l"]:
+        """Codes to a waveform of l = t * hop samples. Fewer than N layers may be given: the lowest ones."""
+
+    def codebooks(self) -> Float[Tensor, "n bins dim"]:
+        """The code vectors, whose sum over layers is the latent that the decoder sees."""
+
+
+class MiniCodec(nn.Module):
+    """Our 16 kHz codec: log-mel, principal components, residual vector quantiser, source-filter decoder."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        if config.kind != "mini":
+            raise ValueError(f"MiniCodec needs a config of kind 'mini', not {config.kind!r}")
+        self.config = config
+        features = config.n_mels * config.substeps
+        self.register_buffer("mel_basis", mel_basis(config))  # (n_mels, f)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("components", torch.eye(config.latent_dim, features))  # orthonormal rows
+        self.register_buffer("books", torch.zeros(config.n_q, config.bins, config.latent_dim))
+        self.decoder = SourceFilterDecoder(config)
+
+    @property
+    def token_digest(self) -> str:
+        fields = self.config.model_dump(mode="json", include=TOKEN_FIELDS)
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+        for tensor in (self.mel_basis, self.mean, self.components, self.books):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def codebooks(self) -> Float[Tensor, "n bins dim"]:
+        return self.books
+
+    def magnitudes(self, wav: Float[Tensor, "b 1 l"]) -> Float[Tensor, "b f k"]:
+        """Linear magnitudes, the signal padded with zeros to whole frames: k = substeps * ceil(l / hop)."""
+        wav = F.pad(wav[:, 0], (0, -wav.shape[-1] % self.config.hop))
+        return stft(wav, self.config.n_fft, self.config.hop // self.config.substeps).abs()
+
+    def features(self, magnitudes: Float[Tensor, "b f k"]) -> Float[Tensor, "b m t"]:
+        """Log-mel of each codec frame: m = n_mels * substeps values."""
+        mel = torch.log(self.mel_basis @ magnitudes + MEL_FLOOR)
+        return rearrange(mel, "b m (t s) -> b (s m) t", s=self.config.substeps)
+
+    def latents(self, wav: Float[Tensor, "b 1 l"]) -> Float[Tensor, "b c t"]:
+        """Principal components of each frame, before quantisation."""
+        return self.project(self.features(self.magnitudes(wav)))
+
+    def project(self, features: Float[Tensor, "b m t"]) -> Float[Tensor, "b c t"]:
+        """Principal components of log-mel features."""
+        return self.components @ (features - self.mean[:, None])
+
+    def tokenise(self, features: Float[Tensor, "b m t"]) -> Int[Tensor, "b n t"]:
+        """Codes of log-mel features."""
+        return self.quantise(self.project(features))
+
+    def quantise(self, latent: Float[Tensor, "b c t"]) -> Int[Tensor, "b n t"]:
+        """Residual vector quantisation: each layer takes the entry nearest to what the layers below left over."""
+        residual = rearrange(latent, "b c t -> (b t) c")
+        codes = []
+        for book in self.books:
+            code = nearest(residual, book)
+            residual = residual - book[code]
+            codes.append(code)
+        return rearrange(torch.stack(codes), "n (b t) -> b n t", b=latent.shape[0])
+
+    def dequantise(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b c t"]:
+        """The sum of the given layers' code vectors."""
+        vectors = torch.stack([book[code] for book, code in zip(self.books, codes.unbind(1), strict=False)])
+        return rearrange(vectors.sum(0), "b t c -> b c t")
+
+    @torch.inference_mode()
+    def encode(self, wav: Float[Tensor, "b 1 l"]) -> Int[Tensor, "b n t"]:
+        return self.quantise(self.latents(wav))
+
+    @torch.inference_mode()
+    def decode(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b 1 l"]:
+        check_codes(codes, self.config)
+        return self.decoder(self.dequantise(codes))[0].clamp(-1, 1)[:, None]
+
+    @torch.no_grad()
+    def fit(self, waves: Iterable[Float[Tensor, " l"]], seed: int = 0, iterations: int = 25) -> list[float]:
+        """Set the principal components and the codebooks from speech; the decoder is trained afterwards.
+
+        Returns the share of the log-mel variance that is left after layers 1..N.
+        """
+        frames = torch.cat([self.features(self.magnitudes(wave[None, None]))[0].T for wave in waves])  # (t, m)
+        if len(frames) < self.config.bins:
+            raise ValueError(f"{len(frames)} frames of speech are too few for codebooks of {self.config.bins} entries")
+        self.mean.copy_(frames.mean(0))
+        _, vectors = torch.linalg.eigh(torch.cov((frames - self.mean).T))
+        self.components.copy_(vectors.flip(1)[:, : self.config.latent_dim].T)
+        residual = (frames - self.mean) @ self.components.T
+        total = (frames - self.mean).square().sum()
+        lost = total - residual.square().sum()  # what the discarded components held
+        generator = torch.Generator().manual_seed(seed)
+        left = []
+        for book in self.books:
+            book.copy_(kmeans(residual, self.config.bins, iterations, generator))
+            residual = residual - book[nearest(residual, book)]
+            left.append(((residual.square().sum() + lost) / total).item())
+        return left
+
+    def save(self, folder: Path, provenance: dict[str, object]) -> None:
+        """Write weights (decoder in fp16, all that decides the tokens in fp32) and JSON."""
+        tensors = {k: v.half() if k.startswith("decoder.") else v for k, v in self.state_dict().items()}
+        meta = {"format": "ms-codec-1", "config": self.config.model_dump(mode="json")}
+        save_checkpoint(folder, tensors, {**meta, "token_digest": self.token_digest, "provenance": provenance})
+
+    @classmethod
+    def load(cls, folder: Path) -> "MiniCodec":
+        """Raises CheckpointError when files are missing, damaged or of another format."""
+        tensors, meta = load_checkpoint(folder, "ms-codec-1")
+        with damaged(folder):
+            codec = cls(parse(CodecConfig, meta["config"], str(folder)))
+            codec.load_state_dict({k: v.float() for k, v in tensors.items()})
+            if codec.token_digest != meta["token_digest"]:
+                raise CheckpointError(f"{folder}: token digest {codec.token_digest}, not {meta['token_digest']}")
+        return codec.eval()
+
+
+def mel_basis(config: CodecConfig) -> Float[Tensor, "m f"]:
+    """Slaney-scale triangular mel filters over the linear bins, peak 1."""
+    from torchaudio.functional import melscale_fbanks
+
+    bins = config.n_fft // 2 + 1
+    basis = melscale_fbanks(bins, 0.0, config.sample_rate / 2, config.n_mels, config.sample_rate, None, "slaney").T
+    return basis / basis.sum(1, keepdim=True).clamp_min(1e-8)
+
+
+def nearest(x: Float[Tensor, "k c"], book: Float[Tensor, "bins c"]) -> Int[Tensor, " k"]:
+    """Index of the closest entry by squared distance; a pure function of each row."""
+    half_norm = book.square().sum(1) / 2
+    return torch.cat([(part @ book.T - half_norm).argmax(1) for part in x.split(65_536)])
+
+
+def kmeans(x: Float[Tensor, "k c"], bins: int, iterations: int, generator: torch.Generator) -> Float[Tensor, "bins c"]:
+    """Lloyd's algorithm from random rows; an entry that falls below a tenth of the mean use is set anew."""
+    book = x[torch.randperm(len(x), generator=generator)[:bins]].clone()
+    for iteration in range(iterations):
+        code = nearest(x, book)
+        count = torch.bincount(code, minlength=bins)
+        book = torch.zeros_like(book).index_add_(0, code, x) / count.clamp_min(1)[:, None]
+        rare = count < 0.1 * len(x) / bins
+        if iteration < iterations - 3 and rare.any():
+            book[rare] = x[torch.randint(len(x), (int(rare.sum()),), generator=generator)]
+        elif (count == 0).any():
+            book[count == 0] = x[torch.randint(len(x), (int((count == 0).sum()),), generator=generator)]
+    return book
+
+
+def check_codes(codes: Tensor, config: CodecConfig) -> None:
+    """Raises ValueError for a wrong shape or an index outside the codebooks."""
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= config.n_q:
+        raise ValueError(f"codes of shape {tuple(codes.shape)}: expected (batch, 1 to {config.n_q} layers, frames)")
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < config.bins:
+        raise ValueError(f"codes between {int(codes.min())} and {int(codes.max())}: allowed are 0 to {config.bins - 1}")
+
+
+def load_codec(folder: Path) -> Codec:
+    """The codec saved in a folder, of either kind."""
+    try:
+        kind = json.loads((Path(folder) / "config.json").read_text())["config"]["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: no readable codec checkpoint here ({error})") from None
+    if kind == "encodec":
+        from ms_core.codec.encodec import EncodecCodec
+
+        return EncodecCodec.load(Path(folder))
+    return MiniCodec.load(Path(folder))

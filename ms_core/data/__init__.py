@@ -1,0 +1,1 @@
+"""Speech to aligned, tokenised batches."""

@@ -1,0 +1,252 @@
+"""Speed and memory of a synthesiser, by component: RTF (compute seconds / audio seconds) and peak resident memory.
+
+The paper reports one RTF (0.09 on an A100) without saying what it includes. Ours names its parts: text and durations,
+the passes of the speech mask decoder, and the codec decoder; enrolling a voice happens once a voice and is apart.
+"""
+
+import json
+import re
+import resource
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ms_core.checkpoint import hours_behind
+from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
+
+PARTS = ("text", "duration", "smd", "codec")  # keys that tts.synthesize(..., timings={}) fills with seconds
+PASSAGE = (  # ours
+    "the old bridge over the river was built of grey stone and every spring the water rose almost to the road "
+    "people from the village came to watch it in the evening and the children threw small sticks from one side "
+    "and ran across to see them come out on the other while the miller counted the days until the flood would pass"
+)
+PHONES_PER_SECOND = 13.0  # of the speech of this package: 160 phones take about 12 s
+FIRST_WORDS = 12  # of the run that measures how many seconds a word takes
+
+
+def reset_peak_rss() -> bool:
+    """Set the kernel's record of this process's peak memory back to what it holds now; False where that cannot be."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB (10^6 bytes): VmHWM, or getrusage where there is no /proc."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Within it torch has so many threads; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def passage(words: int) -> str:
+    """A text of so many words: the passage, from its start again where it ends."""
+    known = PASSAGE.split()
+    return " ".join(known[i % len(known)] for i in range(max(1, words)))
+
+
+def text_of_length(tts, voice, seconds: float, seed: int = 0) -> str:
+    """A text that takes a synthesiser about `seconds` to say with a voice."""
+    first = tts.synthesize(passage(FIRST_WORDS), voice, seed=seed)
+    return passage(round(FIRST_WORDS * seconds * tts.sample_rate / len(first)))
+
+
+def bench(
+    tts,
+    prompt: np.ndarray | Path,
+    prompt_text: str,
+    seconds: float = 10.0,
+    threads: int = 1,
+    repeats: int = 5,
+    seed: int = 0,
+) -> dict[str, object]:
+    """Time a synthesiser on a text that takes it about `seconds` to say; on `threads` torch threads.
+
+    prompt: recording or its path, with what is said in it. Returns `audio_seconds` and, one number a repeat in seconds,
+    `voice` (enrolment), `total` (text to waveform with the voice in hand) and each part that the synthesiser reports in
+    `timings`; `passes` (SMD passes, where reported) and `peak_rss_mb` of the whole process since the start of the run.
+    Raises ValueError for a length, thread or repeat count below one.
+    """
+    if seconds <= 0 or threads < 1 or repeats < 1:
+        raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
+    with torch_threads(threads):
+        reset = reset_peak_rss()
+        voice = tts.voice(prompt, text=prompt_text)
+        text = text_of_length(tts, voice, seconds, seed)
+        tts.synthesize(text, voice, seed=seed)  # warm-up at this length
+        runs: dict[str, list[float]] = {"voice": [], "total": []}
+        passes, audio_seconds = None, 0.0
+        for _ in range(repeats):
+            start = time.perf_counter()
+            voice = tts.voice(prompt, text=prompt_text)
+            enrolled = time.perf_counter()
+            timings: dict[str, float] = {}
+            wav = tts.synthesize(text, voice, seed=seed, timings=timings)
+            runs["total"].append(time.perf_counter() - enrolled)
+            runs["voice"].append(enrolled - start)
+            passes = timings.pop("passes", passes)
+            for part, value in timings.items():
+                runs.setdefault(part, []).append(float(value))
+            audio_seconds = len(wav) / tts.sample_rate
+        rest = {"audio_seconds": audio_seconds, "passes": passes, "peak_rss_mb": peak_rss_mb(), "rss_was_reset": reset}
+        return {**runs, **rest}
+
+
+@contextmanager
+def counting_flops() -> Iterator[Any]:
+    """torch's counter of floating-point operations, of which a multiply-add is two: `.get_total_flops()`.
+
+    Products, convolutions and attention count, which is not fused within: the counter does not know the CPU's. Its
+    formula for a convolution's gradients forgets groups, so a depthwise one has one of ours.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+    def gradients(grad, x, weight, bias, stride, padding, dilation, transposed, added, groups, wanted, **_) -> int:
+        return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)  # each as dear as the way forward
+
+    ours = {torch.ops.aten.convolution_backward: gradients}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as counter:
+        yield counter
+
+
+def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
+    """Multiply-adds for one second of speech in each exported graph (`ms_core.export.graphs`), by torch's flop counter.
+
+    seconds: length of the utterance; attention makes long ones dearer. `smd` is counted once for each decoding pass of
+    the model's steps, with logits at every frame: an upper bound for a layer of several passes. `prompt`, which runs
+    once a voice, is spread over the utterance too. Products, convolutions and attention count; norms, tables and the
+    Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
+    """
+    from ms_core.export.graphs import graphs
+    from ms_core.synthesis import PROMPT_SECONDS
+
+    if seconds <= 0:
+        raise ValueError(f"seconds {seconds}: give a positive length")
+    rate = tts.codec.config.frame_rate
+    axes = {
+        "p": round(PHONES_PER_SECOND * seconds), "q": round(PHONES_PER_SECOND * PROMPT_SECONDS),
+        "s": round(rate * PROMPT_SECONDS), "t": round(rate * seconds), "r": round(rate * seconds),
+    }  # fmt: skip
+    axes = {name: max(length, 2) for name, length in axes.items()}
+    found = {}
+    for name, graph in graphs(tts.model, tts.codec).items():
+        inputs = {}
+        for key, example in graph.inputs.items():
+            shape = [axes.get(graph.axes[key].get(axis), length) for axis, length in enumerate(example.shape)]
+            inputs[key] = example.new_ones(shape)
+        with counting_flops() as counter, torch.inference_mode():
+            graph.module(**inputs)
+        runs = sum(tts.decoding.steps) if name == "smd" else 1
+        found[name] = runs * counter.get_total_flops() / 2 / seconds  # a multiply-add is two operations
+    return found
+
+
+def multiply_add_records(found: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
+    """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total` on the split `bench-<seconds>s`."""
+    return [
+        Record(**provenance.model_dump(), system=system, split=f"bench-{seconds:g}s", metric=f"multiply_adds_{name}",
+               value=value / 1e6, unit="million a second of speech", n=1,
+               protocol="counted, not timed: products, convolutions and attention of the exported graphs")
+        for name, value in {**found, "total": sum(found.values())}.items()
+    ]  # fmt: skip
+
+
+def bench_records(
+    result: dict[str, object], provenance: Provenance, system: str, seconds: float, note: str = ""
+) -> list[Record]:
+    """Records of one `bench` on the split `bench-<seconds>s`.
+
+    rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb, a number or, with an interval, one a repeat.
+    note: added to what the records say of how they were measured.
+    """
+    audio, note = result["audio_seconds"], f"; {note}" * bool(note)
+    about = (
+        f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
+        f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats{note}"
+    )
+    common = {**provenance.model_dump(), "system": system, "split": f"bench-{seconds:g}s"}
+
+    def rtf(name: str, values: Sequence[float]) -> Record:
+        found = bootstrap([value / audio for value in values], seed=0)
+        metric = f"rtf_{name}"
+        return Record(
+            **common,
+            metric=metric,
+            **found.fields(),
+            unit=unit_of(metric),
+            n=len(values),
+            protocol=about,
+        )
+
+    timed = {name: values for name, values in result.items() if isinstance(values, list) and name != "peak_rss_mb"}
+    records = [rtf(name, values) for name, values in timed.items()]
+    if result.get("passes") and "smd" in result:
+        records.append(rtf("smd_pass", [value / result["passes"] for value in result["smd"]]))
+    whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
+    peaks = np.atleast_1d(result["peak_rss_mb"])
+    measured = {
+        "audio_seconds": (Interval(audio, None, None), 1, f"of the text that was spoken{note}"),
+        "peak_rss_mb": (bootstrap(peaks, seed=0), len(peaks), f"{whole}{note}"),
+    }
+    for metric, (found, n, how) in measured.items():
+        records.append(Record(**common, **found.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how))
+    return records
+
+
+def footprint(weights: Path) -> dict[str, float]:
+    """`params` and `size_mb` (10^6 bytes) of a safetensors file, from its header alone."""
+    with open(weights, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return {"params": sum(int(np.prod(shape)) for shape in shapes), "size_mb": Path(weights).stat().st_size / 1e6}
+
+
+def footprint_records(weights: Path, provenance: Provenance, system: str) -> list[Record]:
+    """Records of `footprint`, on the split `none`."""
+    return [
+        Record(
+            **provenance.model_dump(),
+            metric=metric,
+            value=value,
+            unit=unit_of(metric),
+            n=1,
+            system=system,
+            split="none",
+            protocol=f"counted from {Path(weights).name}, buffers included",
+        )
+        for metric, value in footprint(weights).items()
+    ]
+
+
+def training_records(made: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
+    """The record `training_hours`, on the split `none`; none where the checkpoint does not say.
+
+    made: what a checkpoint says of its training, see `training.runs.made_with`.
+    """
+    if "training_hours" not in made:
+        return []
+    how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
+    return [
+        Record(**provenance.model_dump(), metric="training_hours", value=hours_behind(made), system=system,
+               unit=unit_of("training_hours"), n=1, split="none", protocol=how)
+    ]  # fmt: skip

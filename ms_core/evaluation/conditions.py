@@ -1,0 +1,404 @@
+"""Robustness: hard texts, prompts with noise, prompts of several lengths, exported models.
+
+The paper names noisy prompts as what its model fails on, without numbers; conditions and their values are our choice. A
+study speaks every one of its texts under each of its conditions, so that a condition differs from the control by the
+same utterances (paired). A prompt that cannot be enrolled, as noise can make it, is counted as refused: the other
+numbers are then of the prompts that could, and say so by their n.
+
+Records carry the condition in the system's name (`mobilespeech-mini-babble-5db`) and the study in the split's
+(`test-clean-24spk-noisy-prompts`, `hard-texts-digits`); rows and resuming are those of `evaluate`.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ms_core import paths
+from ms_core.align import AlignmentError
+from ms_core.audio import AudioError, load_speech, write_wav
+from ms_core.evaluation.eval_set import Item, Prompt, ProtocolError, Trials, rng_of
+from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
+from ms_core.evaluation.noise import babble, mix, white
+from ms_core.evaluation.records import Provenance, Record, bootstrap, write_records
+from ms_core.evaluation.scoring import SPOKEN, score
+from ms_core.export.parity import PYTORCH, mobile_voice
+from ms_core.export.runtime import MobileRuntime
+
+TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
+SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well
+VOICES = 3  # that speak each hard text
+NOISES = ("white", "babble")
+SNRS = (20, 10, 5, 0)  # dB
+LENGTHS = (1, 2, 3, 5, 8)  # seconds of prompt
+CLEAN, NORMAL = "clean", "prompt-3s"  # the controls of noise and of length
+TALKERS, LEAST_TALKERS = 6, 4  # of a babble
+METRICS = ("wer", "cer", "sim_campp", "distillmos")
+
+
+@dataclass(frozen=True)
+class HardText:
+    """A text that is hard to speak: its name, its kind (`tongue-twister`, `digits` ...) and its words."""
+
+    name: str
+    kind: str
+    text: str
+
+
+def hard_texts(limit: int | None = None, file: Path = TEXTS) -> list[HardText]:
+    """The package's hard texts, or the first `limit` of each kind."""
+    with open(file, newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        texts = [HardText(row["id"], row["kind"], row["text"]) for row in rows]
+    kinds: dict[str, list[HardText]] = {}
+    for text in texts:
+        kinds.setdefault(text.kind, []).append(text)
+    return [text for found in kinds.values() for text in found[:limit]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One text to be spoken under one condition.
+
+    condition: "" where a study has but one; unit: what intervals resample; kind: of the text, "" for a split's own;
+    item: the utterance of the voice's speaker whose recording SIM compares with; wav: the prompt (L,); runtime: what
+    speaks instead of the synthesiser, with the voice that this enrolled.
+    """
+
+    condition: str
+    unit: str
+    kind: str
+    text: str
+    item: Item
+    prompt: Prompt
+    wav: np.ndarray
+    runtime: MobileRuntime | None = None
+
+
+class Study:
+    """What is spoken under which conditions; every key is spoken under all of them.
+
+    trials: of all utterances of a split; limit: of those that are spoken.
+    """
+
+    name = ""  # after the split's name
+    conditions: tuple[str, ...] = ("",)
+    control: str | None = None
+
+    def __init__(self, trials: Trials, limit: int | None = None):
+        self.trials, self.limit = trials, limit
+
+    @property
+    def split(self) -> str:
+        """The split's name in records and files."""
+        return f"{self.trials.split}-{self.name}"
+
+    @cached_property
+    def targets(self) -> dict[str, Item]:
+        """The utterances that are spoken, by name."""
+        return {item.utt: item for item in self.trials.targets[: self.limit]}
+
+    def utterances(self) -> list[str]:
+        """Names of what is spoken; each is a row for every condition."""
+        return list(self.targets)
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        """What one key says, one case a condition."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The study in words, for records; the same for every limit."""
+        raise NotImplementedError
+
+    def note(self) -> str:
+        """What has to be said of these very utterances, or nothing."""
+        return ""
+
+    def parts(self, rows: Sequence[dict]) -> dict[str, list[dict]]:
+        """Rows by the split that their records name."""
+        return {self.split: list(rows)}
+
+
+class HardTexts(Study):
+    """The package's hard texts, each in the voices of the split's first speakers; `limit` is of texts of each kind."""
+
+    name = "hard-texts"
+
+    def __init__(self, trials: Trials, limit: int | None = None, voices: int = VOICES):
+        super().__init__(trials, limit)
+        self.speakers = {item.speaker: item for item in trials.targets[:voices]}
+        if len(self.speakers) < voices:
+            raise ProtocolError(f"split {trials.split!r} has {len(self.speakers)} speakers, {voices} voices are wanted")
+        self.texts = {text.name: text for text in hard_texts(limit)}
+
+    @property
+    def split(self) -> str:
+        return self.name  # the texts are the package's, whatever split the voices are of
+
+    def utterances(self) -> list[str]:
+        return [f"{name}.{speaker}" for name in self.texts for speaker in self.speakers]
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        name, _, speaker = key.partition(".")
+        text, item = self.texts[name], self.speakers[speaker]
+        prompt = self.trials.prompt(item)
+        return [Case("", name, text.kind, text.text, item, prompt, self.trials.cut_wav(prompt, sample_rate))]
+
+    def describe(self) -> str:
+        return (
+            f"hard texts of the package in {len(self.speakers)} voices of {self.trials.split}, each from a prompt of "
+            f"about 3 s, prompts of seed {self.trials.seed}; n and intervals are of texts; SIM against another "
+            "recording of the speaker; figures compared as the words that are said"
+        )
+
+    def parts(self, rows: Sequence[dict]) -> dict[str, list[dict]]:
+        found = {self.split: list(rows)}
+        for row in rows:
+            found.setdefault(f"{self.split}-{row['kind']}", []).append(row)
+        if short := [row for row in rows if row["kind"] in SHORT]:
+            found[f"{self.split}-one-to-three-words"] = short
+        return found
+
+
+class NoisyPrompts(Study):
+    """A split's sentences with the protocol's prompts, clean and with white noise or babble."""
+
+    name, control = "noisy-prompts", CLEAN
+
+    def __init__(
+        self,
+        trials: Trials,
+        limit: int | None = None,
+        noises: Sequence[str] = NOISES,
+        snrs: Sequence[float] = SNRS,
+    ):
+        super().__init__(trials, limit)
+        if unknown := [noise for noise in noises if noise not in NOISES]:
+            raise ProtocolError(f"unknown noise {', '.join(unknown)}: choose among {', '.join(NOISES)}")
+        self.levels = {f"{noise}-{snr:g}db": (noise, snr) for noise in noises for snr in snrs}
+        self.conditions = (CLEAN, *self.levels)
+        if "babble" in noises:  # before anything is spoken
+            trials.others(next(iter(self.targets.values())), TALKERS, LEAST_TALKERS)
+
+    def noise(self, item: Item, kind: str, length: int, sample_rate: int) -> np.ndarray:
+        """The noise (L,) behind an utterance's prompt, the same at every level."""
+        rng = rng_of(self.trials.seed, item.utt, kind)
+        if kind == "white":
+            return white(length, rng)
+        talkers = self.trials.others(item, TALKERS, LEAST_TALKERS)
+        return babble([load_speech(talker.path, sample_rate) for talker in talkers], length, sample_rate, rng)
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        item = self.targets[key]
+        prompt = self.trials.prompt(item)
+        speech = self.trials.cut_wav(prompt, sample_rate)
+        noises = {k: self.noise(item, k, len(speech), sample_rate) for k in {kind for kind, _ in self.levels.values()}}
+        wavs = {CLEAN: speech}
+        wavs |= {name: mix(speech, noises[kind], snr, sample_rate) for name, (kind, snr) in self.levels.items()}
+        return [Case(name, key, "", item.text, item, prompt, wav) for name, wav in wavs.items()]
+
+    def describe(self) -> str:
+        return (
+            f"{self.trials.describe()}; noise on the prompt, also while it is aligned, at a ratio of active speech "
+            f"power to noise power; babble of {LEAST_TALKERS} to {TALKERS} other speakers of the split; refused "
+            "prompts have no further number"
+        )
+
+
+class PromptLengths(Study):
+    """A split's sentences with prompts of several lengths, where the speaker has a recording that gives them all."""
+
+    name, control = "prompt-lengths", NORMAL
+
+    def __init__(self, trials: Trials, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
+        super().__init__(trials, limit)
+        if 3 not in lengths:
+            raise ProtocolError(f"prompt lengths {list(lengths)}: 3 s, the control, has to be among them")
+        self.lengths = tuple(sorted(lengths))
+        self.conditions = tuple(f"prompt-{length:g}s" for length in self.lengths)
+
+    @cached_property
+    def prompts(self) -> dict[str, list[Prompt]]:
+        """Prompts by utterance, for the first `limit` that have them all; `skipped` counts those passed over."""
+        found, self.skipped = {}, 0
+        for item in self.trials.targets:
+            if self.limit is not None and len(found) == self.limit:
+                break
+            prompts = self.trials.prompts(item, self.lengths)
+            if prompts is None:
+                self.skipped += 1
+            else:
+                found[item.utt] = prompts
+        if not found:
+            lengths = ", ".join(f"{length:g}" for length in self.lengths)
+            raise ProtocolError(f"split {self.trials.split!r}: no speaker has recordings for prompts of {lengths} s")
+        return found
+
+    def utterances(self) -> list[str]:
+        return list(self.prompts)
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        item = self.trials.items[key]
+        return [
+            Case(name, key, "", item.text, item, prompt, self.trials.cut_wav(prompt, sample_rate))
+            for name, prompt in zip(self.conditions, self.prompts[key], strict=True)
+        ]
+
+    def describe(self) -> str:
+        return f"{self.trials.describe()}; prompts of several lengths, from one recording where it is long enough"
+
+    def note(self) -> str:
+        shared = sum(len({prompt.utt for prompt in prompts}) == 1 for prompts in self.prompts.values())
+        return (
+            f"; {shared} of {len(self.prompts)} with all lengths from one recording, {self.skipped} utterances passed "
+            "over whose speaker has no recording of such length"
+        )
+
+
+class Exports(Study):
+    """A split's sentences spoken by PyTorch and by exported folders of the same model, all with the same voices."""
+
+    name, control = "exports", PYTORCH
+
+    def __init__(self, trials: Trials, limit: int | None = None, folders: Sequence[Path] = ()):
+        super().__init__(trials, limit)
+        runtimes = [MobileRuntime(folder) for folder in folders]
+        self.runtimes = {runtime.manifest.precision: runtime for runtime in runtimes}
+        if not runtimes or len(self.runtimes) < len(runtimes):
+            given = ", ".join(f"{r.folder} ({r.manifest.precision})" for r in runtimes) or "none"
+            raise ProtocolError(f"exported folders: {given}; give at least one, each of another precision")
+        self.conditions = (PYTORCH, *self.runtimes)
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        item = self.targets[key]
+        prompt = self.trials.prompt(item)
+        wav = self.trials.cut_wav(prompt, sample_rate)
+        return [Case(c, key, "", item.text, item, prompt, wav, self.runtimes.get(c)) for c in self.conditions]
+
+    def describe(self) -> str:
+        return f"{self.trials.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
+
+
+STUDIES = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
+
+
+def named(system: str, condition: str) -> str:
+    """The name that records give to a system under a condition."""
+    return f"{system}-{condition}" if condition else system
+
+
+def speak(
+    tts, system: str, key: str, case: Case, seed: int, metrics: Sequence[str], asr: str
+) -> tuple[dict[str, object], np.ndarray | None]:
+    """The row of one case and what was spoken; a row with `refused` and None for a prompt that cannot be enrolled."""
+    prompt = case.prompt
+    row = {"utt": key, "unit": case.unit, "speaker": case.item.speaker, "system": named(system, case.condition)}
+    row |= {"kind": case.kind, "text": case.text, "prompt": prompt.utt, "prompt_seconds": prompt.seconds}
+    try:
+        voice = tts.voice(case.wav, text=prompt.text, seconds=None)
+    except (AlignmentError, AudioError) as error:
+        return {**row, "refused": f"{type(error).__name__}: {error}"}, None
+    if case.runtime is None:
+        wav = tts.synthesize(case.text, voice, seed=seed)
+    else:
+        wav = case.runtime.synthesize(case.text, mobile_voice(voice), seed=seed)
+    wav = np.asarray(wav, dtype=np.float32)
+    reference = load_speech(case.item.path, tts.sample_rate)
+    scores = score([wav], tts.sample_rate, [case.text], [reference], metrics, asr)[0]
+    return {**row, **{k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}}, wav
+
+
+def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float]]:
+    """Sums of a metric and of its weights over the rows of each unit, units by name."""
+    values, weights = columns_of(rows, metric)
+    sums: dict[str, list[float]] = {row["unit"]: [0.0, 0.0] for row in sorted(rows, key=lambda row: row["unit"])}
+    for row, value, weight in zip(rows, values, weights or [1.0] * len(rows), strict=True):
+        sums[row["unit"]][0] += value
+        sums[row["unit"]][1] += weight
+    return [top for top, _ in sums.values()], [bottom for _, bottom in sums.values()]
+
+
+def summarise(
+    rows: Sequence[dict], study: Study, system: str, provenance: Provenance, asr: str = "base"
+) -> list[Record]:
+    """Records of a study's rows: each metric under each condition and its paired difference to the control.
+
+    `enrolment_refused` and `prompt_seconds` are of all rows, the rest of those that were spoken; a difference is over
+    the utterances that were spoken under both conditions. A condition that was never spoken has the first two alone.
+    """
+    about = study.describe() + study.note()
+    records: list[Record] = []
+
+    def add(split: str, name: str, metric: str, found: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
+        columns = _columns(found, metric)
+        value = bootstrap(*columns, minus=None if minus is None else _columns(minus, metric))
+        pair = named(system, study.control) if minus is not None else None
+        protocol = f"{about}; paired difference" if pair else about
+        records.append(make_record(provenance, name, split, metric, value, len(columns[0]), protocol, asr, pair))
+
+    for split, part in study.parts(rows).items():
+        spoken = {named(system, condition): {} for condition in study.conditions}
+        for row in part:
+            if "refused" not in row:
+                spoken[row["system"]][row["utt"]] = row
+        base = spoken.get(named(system, study.control)) if study.control else None
+        for name, found in spoken.items():
+            everything = [
+                {**row, "enrolment_refused": float("refused" in row)} for row in part if row["system"] == name
+            ]
+            for metric in ("enrolment_refused", "prompt_seconds"):
+                add(split, name, metric, everything)
+            both = [utt for utt in found if base and utt in base] if found is not base else []
+            for metric in metrics_of(next(iter(found.values()), {})):
+                add(split, name, metric, list(found.values()))
+                if both:
+                    add(split, name, metric, [found[utt] for utt in both], [base[utt] for utt in both])
+    return records
+
+
+def evaluate_study(
+    tts,
+    system: str,
+    study: Study,
+    out: Path,
+    provenance: Provenance,
+    metrics: Sequence[str] = METRICS,
+    keep_audio: bool = False,
+    asr: str = "base",
+) -> list[Record]:
+    """Let a synthesiser speak a study and score it; returns the records and writes them, with a JSONL of rows.
+
+    tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio, asr and resuming
+    as there. The files are `<out>/<study's split>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
+    cannot be taken of new speech, ProtocolError where the split cannot give what the study asks for, EvaluatorError for
+    a missing judge.
+    """
+    if unknown := [m for m in metrics if m not in SPOKEN]:
+        raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
+    stem = Path(out) / re.sub("/", "_", f"{study.split}.{system}")
+    keys = study.utterances()
+    run = run_header(tts, system, study.describe(), provenance, metrics, asr)
+    run |= {"conditions": list(study.conditions), "keep_audio": keep_audio}
+    log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(study.conditions))
+    done = {row["utt"] for row in log.rows}
+    for key in tqdm(keys, desc=f"{system}: {study.split}", unit="utt", disable=None):
+        if key in done:
+            continue
+        rows = []
+        for case in study.cases(key, tts.sample_rate):
+            row, wav = speak(tts, system, key, case, provenance.seed or 0, metrics, asr)
+            rows.append(row)
+            if keep_audio and wav is not None:
+                folder = Path(out) / "audio" / row["system"].replace("/", "_")
+                folder.mkdir(parents=True, exist_ok=True)
+                write_wav(folder / f"{key}.wav", wav, tts.sample_rate)
+        log.add(rows)
+    wanted = set(keys)
+    records = summarise([row for row in log.rows if row["utt"] in wanted], study, system, provenance, asr)
+    write_records(stem.with_name(f"{stem.name}.json"), records)
+    return records

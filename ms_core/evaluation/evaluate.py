@@ -1,0 +1,363 @@
+"""Evaluation: a system speaks a split, judges score it beside the recordings, and records carry the numbers.
+
+The paper's tables could not be read; the protocol is VALL-E's (`protocol.py`), the judges are ours (`evaluators.py`).
+Three rows share each utterance: the system, the recording (`ground-truth`) and the recording through the system's codec
+(`ground-truth-codec`). Controls that say whether a number means anything: WER against another sentence's text, and the
+similarity to the own speaker less that to a stranger.
+
+Each scored utterance is one line of `<out>/<split>.<system>.jsonl`, so that a run that was cut off goes on where it
+stopped; the records follow in `<out>/<split>.<system>.json`. Scores of the recordings are kept apart as well, in
+`<out>/<split>.recordings.jsonl`, for the next model that speaks the same split with the same codec.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ms_core.audio import load_speech, write_wav
+from ms_core.checkpoint import write_atomic
+from ms_core.evaluation.bench import bench, bench_records, footprint_records
+from ms_core.evaluation.eval_set import DEMO, Item, ProtocolError, Trials, demo_rows
+from ms_core.evaluation.metrics import EvaluatorError, count_errors, versions
+from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of, write_records
+from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
+
+__all__ = [
+    "EvaluatorError",
+    "ProtocolError",
+    "aggregate",
+    "bench",
+    "bench_records",
+    "demo_evaluate",
+    "evaluate",
+    "footprint_records",
+    "score",
+]
+
+RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
+EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added
+    "wer_sub": "s",
+    "wer_del": "d",
+    "wer_ins": "i",
+    "wer_del_ins": "di",
+}
+GROUND_TRUTH, GROUND_TRUTH_CODEC = "ground-truth", "ground-truth-codec"
+PROMPT = "prompt"  # the folder of prompts among the kept audio
+
+
+def through_codec(codec, wav: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """A waveform (L,) encoded and decoded, cut to its own length."""
+    codes = codec.encode(torch.from_numpy(wav)[None, None].to(device))
+    return codec.decode(codes)[0, 0, : len(wav)].float().cpu().numpy()
+
+
+def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, object]:
+    row = {"utt": item.utt, "speaker": item.speaker, "system": system, "text": item.text, **scores}
+    row["duration_ratio"] = scores["seconds"] / length
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _speak(tts, trials: Trials, item: Item, seed: int) -> np.ndarray:
+    """What the system says (L,)."""
+    voice = tts.voice(trials.prompt_wav(item, tts.sample_rate), text=trials.prompt(item).text)
+    return np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)
+
+
+def _recordings(tts, trials: Trials, item: Item) -> dict[str, np.ndarray]:
+    """Waveforms of the baselines; the recording itself is none where it would be compared with itself."""
+    original = load_speech(item.path, tts.sample_rate)
+    coded = {GROUND_TRUTH_CODEC: through_codec(tts.codec, original, str(getattr(tts, "device", "cpu")))}
+    return coded if trials.split == DEMO else {GROUND_TRUTH: original, **coded}
+
+
+def _rows(
+    trials: Trials, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+) -> list[dict[str, object]]:
+    """Scored rows of waveforms that say one utterance, by system."""
+    original, reference = load_speech(item.path, rate), trials.reference(item, rate)
+    count = len(wavs)
+    spoken = [m for m in metrics if m in SPOKEN]
+    scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
+    rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
+    if sims := [m for m in metrics if m in SIMS]:
+        stranger = trials.reference(trials.stranger(item), rate)
+        others = score(list(wavs.values()), rate, None, [stranger] * count, sims)
+        for row, found in zip(rows, others, strict=True):
+            row |= {f"{m}_other": round(found[m], 6) for m in sims}
+    aligned = [m for m in metrics if m in ALIGNED]
+    if aligned and GROUND_TRUTH_CODEC in wavs:
+        found = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
+        rows[list(wavs).index(GROUND_TRUTH_CODEC)] |= {m: round(found[m], 6) for m in aligned}
+    prompt = trials.prompt(item)
+    for row in rows:
+        row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds, "prompt_text": prompt.text}
+    return rows
+
+
+class RowLog:
+    """Rows of a run in a JSONL file whose first line tells the run; lines of another run are dropped.
+
+    systems: how many rows an utterance has; utterances with fewer (the run was cut off there) are dropped as well.
+    """
+
+    def __init__(self, path: Path, run: dict[str, object], systems: int | None = None):
+        self.path = Path(path)
+        header = json.dumps({"run": run}, sort_keys=True)
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        rows = []
+        for line in lines[1:] if lines and lines[0] == header else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the last line of a run that was cut off
+                break
+        counts = Counter(row["utt"] for row in rows)
+        self.rows = [row for row in rows if systems in (None, counts[row["utt"]])]
+        text = "".join(line + "\n" for line in (header, *map(self._line, self.rows)))
+        write_atomic(self.path, lambda temporary: temporary.write_text(text))
+
+    @staticmethod
+    def _line(row: dict) -> str:
+        return json.dumps(row, allow_nan=False)
+
+    def add(self, rows: Iterable[dict]) -> None:
+        """Append the rows of one utterance, at once."""
+        rows = list(rows)
+        with open(self.path, "a") as file:
+            file.write("".join(self._line(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows += rows
+
+
+def evaluate(
+    tts,
+    system: str,
+    trials: Trials,
+    out: Path,
+    provenance: Provenance,
+    metrics: Sequence[str] = (*SPOKEN, *ALIGNED),
+    baselines: bool = True,
+    keep_audio: bool = False,
+    asr: str = "base",
+) -> list[Record]:
+    """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
+
+    tts: an object with `sample_rate`, `codec`, `voice(wav, text)` and `synthesize(text, voice, seed)`, as MobileSpeech
+    has; system: the name that the records carry; trials: see `Trials.of_split`; provenance: what made the system, its
+    `seed` being that of the synthesis (0 where None). baselines: also score the recordings and the codec. keep_audio:
+    write `<out>/audio/<system>/<utt>.wav`, the recordings and the prompts (`audio/prompt/`) as well. asr: see
+    `evaluators.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises
+    ValueError for an unknown metric, ProtocolError where the split cannot give pairs, EvaluatorError for a missing
+    judge.
+    """
+    if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
+        raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
+    out = Path(out)
+    stem = f"{trials.split}.{system.replace('/', '_')}"
+    seed, rate = provenance.seed or 0, tts.sample_rate
+    run = run_header(tts, system, trials.describe(), provenance, metrics, asr)
+    run |= {"baselines": baselines, "keep_audio": keep_audio}
+    count = baselines * (1 if trials.split == DEMO else 2)
+    log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
+    done = {row["utt"] for row in log.rows}
+    if baselines:  # the model has no part in their scores: those of an evaluation before are taken
+        known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
+        recordings = RowLog(out / f"{trials.split}.recordings.jsonl", known, systems=count)
+    for item in tqdm(trials.targets, desc=f"{system} on {trials.split}", unit="utt", disable=None):
+        if item.utt in done:
+            continue
+        wavs = {system: _speak(tts, trials, item, seed)}
+        rows = _rows(trials, item, wavs, rate, metrics, asr)
+        if baselines:
+            found = [row for row in recordings.rows if row["utt"] == item.utt]
+            coded = _recordings(tts, trials, item) if keep_audio or not found else {}
+            if not found:
+                found = _rows(trials, item, coded, rate, metrics, asr)
+                recordings.add(found)
+            wavs |= coded
+            rows += found
+        if keep_audio:
+            wavs |= {PROMPT: trials.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
+            for name, wav in wavs.items():
+                folder = out / "audio" / name.replace("/", "_")
+                folder.mkdir(parents=True, exist_ok=True)
+                write_wav(folder / f"{item.utt}.wav", wav, rate)
+        log.add(rows)
+    names = {item.utt for item in trials.targets}
+    rows = [row for row in log.rows if row["utt"] in names]
+    records = aggregate(rows, provenance, trials.split, trials.describe(), asr)
+    write_records(out / f"{stem}.json", records)
+    return records
+
+
+def run_header(
+    tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str], asr: str
+) -> dict[str, object]:
+    """What makes a run of an evaluation, for the first line of its `RowLog`."""
+    run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
+    run |= {"system": system, "protocol": protocol, "seed": provenance.seed or 0, "metrics": sorted(metrics)}
+    run |= {"judges": _judges(metrics, asr)}
+    return {**run, "decoding": tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None}
+
+
+def _judges(metrics: Sequence[str], asr: str) -> dict[str, str]:
+    return {name: text for metric in metrics for name, text in versions(metric, asr).items()}
+
+
+def shuffled_counts(rows: Sequence[dict], seed: int) -> list[dict[str, int]]:
+    """Edits of each transcript against another row's text: the WER of a system that says something else."""
+    shift = int(np.random.default_rng(seed).integers(1, len(rows)))
+    return [count_errors(rows[(i + shift) % len(rows)]["text"], row["hypothesis"]) for i, row in enumerate(rows)]
+
+
+def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float] | None]:
+    """Numbers of a metric an utterance and, for a rate of the corpus, their weights."""
+    if metric in ("wer", "cer", *EDITS):
+        base = metric.partition("_")[0]
+        edits = [sum(row[f"{base}_{edit}"] for edit in EDITS.get(metric, "sdi")) for row in rows]
+        return edits, [row[f"{base}_n"] for row in rows]
+    if metric.endswith("_margin"):
+        base = metric.removesuffix("_margin")
+        return [row[base] - row[f"{base}_other"] for row in rows], None
+    if metric == "duration_ratio_share":
+        return [float(RATIO_RANGE[0] <= row["duration_ratio"] <= RATIO_RANGE[1]) for row in rows], None
+    return [row[metric] for row in rows], None
+
+
+def metrics_of(row: dict) -> list[str]:
+    """The metrics that a row can give."""
+    found = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
+    found += [m for m in (*SPOKEN, *ALIGNED) if m in row]
+    found += [f"{m}_margin" for m in SIMS if f"{m}_other" in row]
+    return found + ["duration_ratio", "duration_ratio_share"] * ("duration_ratio" in row)
+
+
+def _check_balance(by_system: dict[str, list[dict]]) -> None:
+    utts = {system: [row["utt"] for row in rows] for system, rows in by_system.items()}
+    first = next(iter(utts.values()), [])
+    if not first or len(set(first)) < len(first) or any(names != first for names in utts.values()):
+        counts = {system: len(names) for system, names in utts.items()}
+        raise ValueError(f"systems must have the same utterances, each once; their rows: {counts}")
+
+
+def provenance_of(system: str, provenance: Provenance) -> Provenance:
+    """What of a run's provenance holds for one of its systems.
+
+    What is not a synthesiser of ours carries no seed, config or checkpoint; only recordings through our codec carry
+    the codec's hash.
+    """
+    if system not in (GROUND_TRUTH, GROUND_TRUTH_CODEC) and not system.startswith("authors/"):
+        return provenance
+    bare = {"seed": None, "config_hash": None, "checkpoint_sha256": None}
+    if system != GROUND_TRUTH_CODEC:
+        bare["codec_sha256"] = None
+    return provenance.model_copy(update=bare)
+
+
+def make_record(
+    provenance: Provenance,
+    system: str,
+    split: str,
+    metric: str,
+    found: Interval,
+    n: int,
+    protocol: str,
+    asr: str = "base",
+    pair: str | None = None,
+) -> Record:
+    """A record of an evaluation."""
+    return Record(
+        **provenance_of(system, provenance).model_dump(),
+        metric=metric,
+        **found.fields(),
+        unit=unit_of(metric),
+        n=n,
+        system=system,
+        split=split,
+        evaluators=versions(metric, asr),
+        protocol=protocol,
+        pair_with=pair,
+    )
+
+
+def aggregate(
+    rows: Sequence[dict], provenance: Provenance, split: str, protocol: str, asr: str = "base"
+) -> list[Record]:
+    """Records of scored utterances: each metric of each system, and its paired difference with the codec's ceiling.
+
+    rows: lines of the JSONL, each system having each utterance once. Raises ValueError for systems with unequal sets
+    of utterances.
+    """
+    by_system: dict[str, list[dict]] = {}
+    for row in sorted(rows, key=lambda row: row["utt"]):
+        by_system.setdefault(row["system"], []).append(row)
+    _check_balance(by_system)
+    ceiling = next((system for system in by_system if system.endswith(GROUND_TRUTH_CODEC)), None)
+
+    def record(system: str, metric: str, found: Interval, about: str, pair: str | None = None) -> Record:
+        n = len(by_system[system])
+        return make_record(provenance, system, split, metric, found, n, about, asr, pair)
+
+    records = []
+    for system, found in by_system.items():
+        for metric in metrics_of(found[0]):
+            columns = columns_of(found, metric)
+            records.append(record(system, metric, bootstrap(*columns), protocol))
+            if ceiling not in (None, system) and metric in SPOKEN:
+                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric))
+                records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
+        if "wer_n" in found[0] and len(found) > 1:
+            counts = shuffled_counts(found, seed=0)
+            control = bootstrap([sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts])
+            about = f"{protocol}; control: transcripts against other utterances' texts"
+            records.append(record(system, "wer_shuffled", control, about))
+    return records
+
+
+def demo_evaluate(
+    out: Path,
+    provenance: Provenance,
+    metrics: Sequence[str] = SPOKEN,
+    items: Sequence[int] | None = None,
+    log: Path | None = None,
+    asr: str = "base",
+) -> list[Record]:
+    """Score the clips that the authors published: 35 sentences by six systems; writes the records to the file `out`.
+
+    SIM is to the recording of the same sentence, since the prompts are not published. Systems are named `ground-truth`
+    and `authors/<name>`. items: only these sentence numbers. log: JSONL of utterances, by which an interrupted run goes
+    on. Their clips are a curated choice: figures are an upper end of what the systems reached.
+    """
+    if bad := [m for m in metrics if m not in SPOKEN]:
+        raise ValueError(f"metrics {bad} cannot be taken of the demo: choose among {', '.join(SPOKEN)}")
+    clips = [row for row in demo_rows() if items is None or int(row["item"]) in set(items)]
+    if not clips:
+        raise ProtocolError(f"no clip of the demo among items {list(items or [])}: it has 1 to 35")
+    originals = {row["item"]: row for row in clips if row["system"] == GROUND_TRUTH}
+    rate = 16_000
+    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _judges(metrics, asr)}
+    rows = RowLog(log, run) if log else None
+    done = {(row["utt"], row["system"]): row for row in rows.rows} if rows else {}
+    scored = []
+    for clip in tqdm(clips, desc=DEMO, unit="clip", disable=None):
+        system = GROUND_TRUTH if clip["system"] == GROUND_TRUTH else f"authors/{clip['system']}"
+        utt = clip["librispeech_utt"]
+        if (utt, system) not in done:
+            original = originals[clip["item"]]
+            wav, reference = (load_speech(path, rate) for path in (clip["path"], original["path"]))
+            item = Item(utt, utt.split("-")[0], clip["text"], Path(clip["path"]), float(clip["seconds"]))
+            found = score([wav], rate, [clip["text"]], [reference], metrics, asr)[0]
+            done[utt, system] = _row(item, system, found, len(reference) / rate)
+            if rows:
+                rows.add([done[utt, system]])
+        scored.append(done[utt, system])
+    protocol = "the authors' published clips (a curated set); SIM against the recording of the same sentence"
+    records = aggregate(scored, provenance, DEMO, protocol, asr)
+    write_records(out, records)
+    return records

@@ -1,0 +1,367 @@
+"""Networks of other systems' published shapes, for a comparison of speed (`ms_core.evaluation.peers`); never trained.
+
+The paper (section 4) sets its RTF beside those of an autoregressive codec language model and others. Weights of these
+are large or not to be had, but how long a pass takes depends on shapes alone. Each class says what is published, from
+where we know it, and what is left out; what is left out is never counted, which favours the peer.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ms_core.layers import Attention, ConformerBlock, ConvModule
+
+MEL_RATE = 24_000 / 256  # frames a second of F5-TTS and ZipVoice
+MELS = 100
+
+
+def sinusoids(positions: Float[Tensor, " t"], dim: int) -> Float[Tensor, "t d"]:
+    """Sines and cosines of positions or times (Vaswani et al. 2017)."""
+    rate = 10_000.0 ** (-torch.arange(dim // 2, device=positions.device) / (dim // 2))
+    angle = positions[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class Layer(nn.Module):
+    """Pre-norm Transformer layer; causal with a cache of keys and values, or bidirectional."""
+
+    def __init__(self, dim: int, heads: int, ffn: int):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), nn.Linear(ffn, dim))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        causal: bool,
+        cache: Float[Tensor, "2 b h longest c"] | None = None,
+        first: int = 0,
+        scales: Float[Tensor, "2 2 d"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """first: position of x in the cache, which is written there and read up to there; after 0, one step a call.
+
+        scales: factor and shift of both norms' outputs (adaptive norm).
+        """
+
+        def norm(index: int, x: Tensor) -> Tensor:
+            y = self.norms[index](x)
+            return y if scales is None else y * scales[index, 0] + scales[index, 1]
+
+        query, key, value = rearrange(self.query_key_value(norm(0, x)), "b t (n h c) -> n b h t c", n=3, h=self.heads)
+        if cache is not None:
+            last = first + x.shape[1]
+            cache[0, :, :, first:last], cache[1, :, :, first:last] = key, value
+            key, value = cache[0, :, :, :last], cache[1, :, :, :last]
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=causal and x.shape[1] > 1)
+        x = x + self.out(rearrange(y, "b h t c -> b t (h c)"))
+        return x + self.feed(norm(1, x))
+
+
+class ValleShape(nn.Module):
+    """VALL-E (Wang et al. 2023): a causal Transformer for the first EnCodec layer, another for the other seven.
+
+    Published: twice 12 layers, d = 1024, 16 heads, FFN 4096, EnCodec at 75 Hz with 8 codebooks of 1024; adaptive norms
+    by stage in the second (here tables, since a stage's factors are constants). 150 M each by the card of the open
+    VALL-E X. The activation (ReLU) is recalled. Left out: phonemiser, sampling of tokens, EnCodec.
+    """
+
+    rate = 75.0
+
+    def __init__(self, dim=1024, layers=12, heads=16, ffn=4096, n_q=8, bins=1024, phones=128):
+        super().__init__()
+        self.dim, self.heads, self.n_q, self.bins, self.n_phones = dim, heads, n_q, bins, phones
+        self.phones = nn.ModuleList(nn.Embedding(phones, dim) for _ in range(2))
+        self.first_codes = nn.Embedding(bins + 1, dim)  # one more: the end
+        self.codes = nn.ModuleList(nn.Embedding(bins, dim) for _ in range(n_q))
+        self.ar, self.nar = (nn.ModuleList(Layer(dim, heads, ffn) for _ in range(layers)) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.stages = nn.Parameter(
+            torch.stack([torch.ones(n_q - 1, layers, 2, dim), torch.zeros(n_q - 1, layers, 2, dim)], 3)
+        )
+        self.first_head = nn.Linear(dim, bins + 1, bias=False)
+        self.heads_out = nn.ModuleList(nn.Linear(dim, bins, bias=False) for _ in range(n_q - 1))
+
+    def new_cache(self, longest: int) -> Float[Tensor, "layers 2 1 h longest c"]:
+        """Room for the keys and values of `longest` positions of one utterance."""
+        return torch.zeros(len(self.ar), 2, 1, self.heads, longest, self.dim // self.heads)
+
+    def _causal(self, x: Tensor, cache: Tensor | None, first: int) -> Tensor:
+        x = x + sinusoids(torch.arange(first, first + x.shape[1]).float(), self.dim)
+        for index, layer in enumerate(self.ar):
+            x = layer(x, True, None if cache is None else cache[index], first)
+        return self.first_head(self.norms[0](x))
+
+    def prefill(
+        self, phones: Int[Tensor, "1 p"], codes: Int[Tensor, "1 s"], cache: Tensor | None = None
+    ) -> Float[Tensor, "1 t bins"]:
+        """Logits of the autoregressive part at every position of phones and first-layer codes: t = p + s."""
+        return self._causal(torch.cat([self.phones[0](phones), self.first_codes(codes)], 1), cache, 0)
+
+    def step(self, code: Int[Tensor, "1 1"], cache: Tensor, position: int) -> Float[Tensor, "1 1 bins"]:
+        """Logits after one more code, which stands at `position` behind what the cache holds."""
+        return self._causal(self.first_codes(code), cache, position)
+
+    def fill(
+        self, phones: Int[Tensor, "1 p"], prompt: Int[Tensor, "1 n s"], codes: Int[Tensor, "1 k t"]
+    ) -> Float[Tensor, "1 t bins"]:
+        """One pass of the second part: logits of layer k + 1 out of the k layers below, k from 1 to n - 1."""
+        known = codes.shape[1]
+
+        def embed(codes: Tensor) -> Tensor:
+            return sum(table(row) for table, row in zip(self.codes, codes.unbind(1), strict=False))
+
+        x = torch.cat([self.phones[1](phones), embed(prompt), embed(codes)], 1)
+        x = x + sinusoids(torch.arange(x.shape[1]).float(), self.dim)
+        for layer, scales in zip(self.nar, self.stages[known - 1], strict=True):
+            x = layer(x, False, scales=scales)
+        return self.heads_out[known - 1](self.norms[1](x[:, -codes.shape[2] :]))
+
+
+class WideConvModule(ConvModule):
+    """The Conformer's convolution over twice the channels, as in soundstorm-pytorch (conv_expansion_factor 2)."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__(dim, kernel)
+        self.enter = nn.Linear(dim, 4 * dim)
+        self.depthwise = nn.Conv1d(2 * dim, 2 * dim, kernel, padding=kernel // 2, groups=2 * dim)
+        self.inner_norm = nn.LayerNorm(2 * dim)
+        self.leave = nn.Linear(2 * dim, dim)
+
+
+class SoundStormShape(nn.Module):
+    """SoundStorm (Borsos et al. 2023): a Conformer over summed embeddings of semantic tokens and 12 levels of codes.
+
+    Published: 350 M parameters, 12 layers, d = 1024, 16 heads, FFN 4096, convolution of kernel 5, rotary positions,
+    SoundStream of 12 levels at 50 Hz, passes (16, 1, ..., 1). The width inside the convolution is the one of the public
+    soundstorm-pytorch, with which the parameters come out as published; that package itself needs two more systems.
+    Left out: the autoregressive model that makes semantic tokens of text, sampling of tokens, SoundStream.
+    """
+
+    rate = 50.0
+
+    def __init__(self, dim=1024, layers=12, heads=16, mult=4, kernel=5, levels=12, bins=1024):
+        super().__init__()
+        self.levels, self.bins = levels, bins
+        self.semantic = nn.Embedding(bins, dim)
+        self.codes = nn.ModuleList(nn.Embedding(bins + 1, dim) for _ in range(levels))  # one more: the mask
+        self.blocks = nn.ModuleList(ConformerBlock(dim, heads, mult, kernel, 0.0) for _ in range(layers))
+        for block in self.blocks:
+            block.convolution = WideConvModule(dim, kernel)
+        self.heads_out = nn.ModuleList(nn.Linear(dim, bins) for _ in range(levels))
+
+    def forward(
+        self, semantic: Int[Tensor, "1 t"], codes: Int[Tensor, "1 n t"], level: int
+    ) -> Float[Tensor, "1 t bins"]:
+        """One pass: logits of a level (0-based) at every frame of prompt and output."""
+        x = self.semantic(semantic) + sum(table(row) for table, row in zip(self.codes, codes.unbind(1), strict=True))
+        for block in self.blocks:
+            x = block(x, None)
+        return self.heads_out[level](x)
+
+
+class DiTBlock(nn.Module):
+    """Transformer block whose norms are scaled, shifted and gated by the time (adaLN-zero; Peebles and Xie 2023)."""
+
+    def __init__(self, dim: int, heads: int, mult: int):
+        super().__init__()
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # without weights, so one serves both places
+        self.attention = Attention(dim, heads)
+        self.feed = nn.Sequential(nn.Linear(dim, mult * dim), nn.GELU("tanh"), nn.Linear(mult * dim, dim))
+
+    def forward(self, x: Float[Tensor, "1 t d"], moment: Float[Tensor, "1 d"]) -> Float[Tensor, "1 t d"]:
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(F.silu(moment))[:, None].chunk(6, -1)
+        x = x + gate * self.attention(self.norm(x) * (1 + scale) + shift, None)
+        return x + gate2 * self.feed(self.norm(x) * (1 + scale2) + shift2)
+
+
+class F5Shape(nn.Module):
+    """F5-TTS (Chen et al. 2024), Base: a diffusion Transformer that turns noise into mel frames by flow matching.
+
+    Published: 335.8 M parameters, DiT of 22 layers, d = 1024, 16 heads, FFN 2048, convolutional positions of kernel 31
+    in 16 groups, text states of 512, 100 mel bands at 24 kHz with hop 256; 32 function evaluations (16 for the RTF of
+    the paper), each of two passes, with and without conditions (classifier-free guidance; source: its repository).
+    Left out: the text's embedding and its four ConvNeXt blocks (5.5 M, once a text), Vocos.
+    """
+
+    def __init__(self, dim=1024, layers=22, heads=16, mult=2, text_dim=512, kernel=31, groups=16, time_dim=256):
+        super().__init__()
+        self.time_dim, self.text_dim = time_dim, text_dim
+        self.time = nn.Sequential(nn.Linear(time_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.enter = nn.Linear(2 * MELS + text_dim, dim)
+        convolutions = [nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(2)]
+        self.position = nn.Sequential(convolutions[0], nn.Mish(), convolutions[1], nn.Mish())
+        self.blocks = nn.ModuleList(DiTBlock(dim, heads, mult) for _ in range(layers))
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.leave = nn.Linear(dim, MELS)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "1 t m"],
+        prompt: Float[Tensor, "1 t m"],
+        text: Float[Tensor, "1 t e"],
+        moment: Float[Tensor, " 1"],
+    ) -> Float[Tensor, "1 t m"]:
+        """One pass: the velocity of every mel frame of prompt and output at a moment from 0 to 1."""
+        moment = self.time(sinusoids(1000 * moment, self.time_dim))
+        x = self.enter(torch.cat([noisy, prompt, text], -1))
+        x = x + self.position(x.transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, moment)
+        scale, shift = self.modulation(F.silu(moment))[:, None].chunk(2, -1)
+        return self.leave(self.norm(x) * (1 + scale) + shift)
+
+
+def swoosh(x: Tensor, offset: float) -> Tensor:
+    """Zipformer's activation (Yao et al. 2023): SwooshL for offset 4, SwooshR for 1, up to a constant."""
+    return F.softplus(x - offset) - 0.08 * x
+
+
+class ZipConvModule(nn.Module):
+    """Zipformer's convolution: pointwise GLU, depthwise, SwooshR, pointwise."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__()
+        self.enter = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.leave = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "1 t d"]) -> Float[Tensor, "1 t d"]:
+        y = self.depthwise(F.glu(self.enter(x), -1).transpose(1, 2)).transpose(1, 2)
+        return self.leave(swoosh(y, 1.0))
+
+
+class ZipformerLayer(nn.Module):
+    """Zipformer layer: attention weights, computed once, serve two attentions and a gated one; three feed-forwards."""
+
+    query_dim, position_dim, value_dim, offsets_dim = 32, 4, 12, 48  # of each head; the last, of relative positions
+
+    def __init__(self, dim: int, heads: int, ffn: int, kernel: int):
+        super().__init__()
+        self.heads = heads
+        self.hidden = dim * 3 // 4
+        self.weights = nn.Linear(dim, (2 * self.query_dim + self.position_dim) * heads)
+        self.offsets = nn.Linear(self.offsets_dim, heads * self.position_dim, bias=False)
+        widths = [ffn * 3 // 4, ffn, ffn * 5 // 4]
+        self.feeds = nn.ModuleList(nn.ModuleList([nn.Linear(dim, w), nn.Linear(w, dim)]) for w in widths)
+        self.gated = nn.ModuleList([nn.Linear(dim, 3 * self.hidden), nn.Linear(self.hidden, dim)])
+        value = heads * self.value_dim
+        self.attentions = nn.ModuleList(nn.ModuleList([nn.Linear(dim, value), nn.Linear(value, dim)]) for _ in range(2))
+        self.convolutions = nn.ModuleList(ZipConvModule(dim, kernel) for _ in range(2))
+        self.norm_bias = nn.Parameter(torch.zeros(dim))
+        self.norm_scale = nn.Parameter(torch.zeros(()))
+        self.bypass = nn.Parameter(torch.full((2, dim), 0.5))
+
+    def _weights(self, x: Tensor, offsets: Tensor) -> Float[Tensor, "1 h t t"]:
+        sizes = [self.query_dim * self.heads, self.query_dim * self.heads, self.position_dim * self.heads]
+        query, key, position = (
+            rearrange(y, "b t (h c) -> b h t c", h=self.heads) for y in self.weights(x).split(sizes, -1)
+        )
+        offset = rearrange(self.offsets(offsets), "o (h c) -> h c o", h=self.heads)
+        t = x.shape[1]
+        relative = (position @ offset).contiguous()  # (b, h, t, 2t - 1): row i holds offsets -(t-1)..t-1
+        batch, head, row, _ = relative.stride()
+        absolute = relative.as_strided((*relative.shape[:3], t), (batch, head, row - 1, 1), t - 1)  # [i, t-1-i+j]
+        return (query @ key.transpose(2, 3) + absolute).softmax(-1)
+
+    def _feed(self, index: int, x: Tensor) -> Tensor:
+        return self.feeds[index][1](swoosh(self.feeds[index][0](x), 4.0))
+
+    def _attend(self, index: int, x: Tensor, weights: Tensor) -> Tensor:
+        value = rearrange(self.attentions[index][0](x), "b t (h c) -> b h t c", h=self.heads)
+        return self.attentions[index][1](rearrange(weights @ value, "b h t c -> b t (h c)"))
+
+    def _gate(self, x: Tensor, weights: Tensor) -> Tensor:
+        gate, value, factor = self.gated[0](x).chunk(3, -1)
+        return self.gated[1](weights[:, 0] @ (value * gate.tanh()) * factor)
+
+    def forward(
+        self, x: Float[Tensor, "1 t d"], offsets: Float[Tensor, "o e"], moment: Float[Tensor, "1 d"]
+    ) -> Float[Tensor, "1 t d"]:
+        start, weights = x, self._weights(x, offsets)
+        x = x + moment
+        x = x + self._feed(0, x)
+        x = x + self._gate(x, weights)
+        x = x + self._attend(0, x, weights) + moment
+        x = x + self.convolutions[0](x)
+        x = x + self._feed(1, x)
+        x = start + (x - start) * self.bypass[0]
+        x = x + self._attend(1, x, weights) + moment
+        x = x + self.convolutions[1](x)
+        x = x + self._feed(2, x)
+        x = x * (x - self.norm_bias).square().mean(-1, keepdim=True).rsqrt() * self.norm_scale.exp()
+        return start + (x - start) * self.bypass[1]
+
+
+class ZipStack(nn.Module):
+    """Zipformer layers at a lower frame rate: frames are averaged, at the end repeated and mixed with what came in."""
+
+    def __init__(self, dim: int, heads: int, ffn: int, kernel: int, layers: int, factor: int, time_dim: int):
+        super().__init__()
+        self.factor = factor
+        self.time = nn.Linear(time_dim, dim)
+        self.layers = nn.ModuleList(ZipformerLayer(dim, heads, ffn, kernel) for _ in range(layers))
+        self.average = nn.Parameter(torch.zeros(factor))
+        self.bypass = nn.Parameter(torch.full((dim,), 0.5))
+
+    def forward(self, x: Float[Tensor, "1 t d"], moment: Float[Tensor, "1 e"]) -> Float[Tensor, "1 t d"]:
+        start, moment = x, self.time(swoosh(moment, 1.0))[:, None]
+        if self.factor > 1:
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
+            x = (rearrange(x, "b (t f) d -> b t f d", f=self.factor) * self.average.softmax(0)[:, None]).sum(2)
+        t = x.shape[1]
+        width = ZipformerLayer.offsets_dim
+        offset = torch.arange(1 - t, t, device=x.device).float()
+        offset = (offset.sign() * (offset.abs() / width**0.5).log1p() * 2 * math.pi / width**0.5).atan()
+        angle = offset[:, None] * torch.arange(1, width // 2 + 1, device=x.device)
+        offsets = torch.cat([angle.cos(), angle.sin()], -1)
+        for layer in self.layers:
+            x = layer(x, offsets, moment)
+        if self.factor == 1:
+            return x
+        x = x.repeat_interleave(self.factor, 1)[:, : start.shape[1]]
+        return start + (x - start) * self.bypass
+
+
+class ZipVoiceShape(nn.Module):
+    """ZipVoice (Zhu et al. 2025): flow matching of mel frames by Zipformer stacks at several frame rates.
+
+    Published: 123 M parameters; stacks of 2, 2, 4, 4, 4 layers at 1, 1/2, 1/4, 1/2, 1 of the frame rate, kernels 31,
+    15, 7, 15, 31, d = 512, 4 heads, FFN 1536 (source: its repository's defaults), 100 mel bands at 24 kHz, hop 256.
+    16 function evaluations, each of two passes (guidance); distilled 8 or 4 of one pass. Left out: the text encoder
+    (4 layers of 192, once a text), the distilled model's embedding of the guidance, Vocos.
+    """
+
+    def __init__(
+        self, dim=512, heads=4, ffn=1536, layers=(2, 2, 4, 4, 4), factors=(1, 2, 4, 2, 1), kernels=(31, 15, 7, 15, 31),
+        time_dim=192,
+    ):  # fmt: skip
+        super().__init__()
+        self.time_dim, self.text_dim = time_dim, MELS
+        self.time = nn.ModuleList([nn.Linear(time_dim, 2 * time_dim), nn.Linear(2 * time_dim, time_dim)])
+        self.enter = nn.Linear(3 * MELS, dim)
+        parts = zip(kernels, layers, factors, strict=True)
+        self.stacks = nn.ModuleList(ZipStack(dim, heads, ffn, k, n, f, time_dim) for k, n, f in parts)
+        self.leave = nn.Linear(dim, MELS)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "1 t m"],
+        prompt: Float[Tensor, "1 t m"],
+        text: Float[Tensor, "1 t m"],
+        moment: Float[Tensor, " 1"],
+    ) -> Float[Tensor, "1 t m"]:
+        """One pass: the velocity of every mel frame of prompt and output at a moment from 0 to 1."""
+        moment = self.time[1](swoosh(self.time[0](sinusoids(1000 * moment, self.time_dim)), 1.0))
+        x = self.enter(torch.cat([noisy, text, prompt], -1))
+        for stack in self.stacks:
+            x = stack(x, moment)
+        return self.leave(x)

@@ -1,0 +1,296 @@
+"""Result records: one measured number with its interval and everything that made it.
+
+A result that a table or a figure prints is a `Record` in a JSON file of `results/<preset>/`; one file may hold a list.
+Intervals are percentile bootstrap intervals over utterances (Efron and Tibshirani 1993); a rate of the corpus such as
+WER is resampled as a ratio of sums, and a difference of two systems by the same utterances of both (paired).
+"""
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ms_core import paths
+from ms_core.checkpoint import sha256, write_json
+
+DIGITS = 6  # decimals of a stored number
+RESAMPLES = 2000
+MILESTONES = "runs.json"  # lies beside records, and holds none: see ms_core.evaluation.run_history
+LEVEL = 0.95
+UNITS = {  # of the metrics that have a fixed name; a metric of another name states its own unit
+    "wer": "fraction",
+    "cer": "fraction",
+    "wer_sub": "fraction",
+    "wer_del": "fraction",
+    "wer_ins": "fraction",
+    "wer_del_ins": "fraction",
+    "wer_shuffled": "fraction",
+    "sim_campp": "cosine",
+    "sim_ge2e": "cosine",
+    "sim_campp_margin": "cosine",
+    "sim_ge2e_margin": "cosine",
+    "dnsmos": "MOS",
+    "distillmos": "MOS",
+    "mos_q": "MOS",
+    "mos_p": "MOS",
+    "mos_s": "MOS",
+    "pesq": "MOS-LQO",
+    "stoi": "fraction",
+    "duration_ratio": "ratio",
+    "duration_ratio_share": "fraction",
+    "enrolment_refused": "fraction",
+    "prompt_seconds": "s",
+    "time_ratio": "ratio",
+    "peak_rss_mb": "MB",
+    "audio_seconds": "s",
+    "training_hours": "h",
+    "params": "count",
+    "size_mb": "MB",
+}
+
+
+class RecordError(ValueError):
+    """A record or a file of records that cannot be used; the message says which and why."""
+
+
+class Provenance(BaseModel):
+    """What a run must say about itself so that its numbers can be made again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    preset: str
+    seed: int | None = None
+    config_hash: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")  # Config.digest(); None for what is not ours
+    checkpoint_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the model's weights.safetensors
+    codec_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the codec's
+    git_commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
+    device: str
+    threads: int | None = Field(None, ge=1)
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+
+    @classmethod
+    def of(
+        cls,
+        preset: str,
+        folder: Path | None = None,
+        seed: int | None = None,
+        config_hash: str | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        date: str | None = None,
+    ) -> "Provenance":
+        """Provenance of a run here and now. folder: holds the checkpoint's `model/` and `codec/`, either may be absent.
+
+        date: YYYY-MM-DD, today (UTC) where None.
+        """
+        digests = {}
+        for key, part in (("checkpoint_sha256", "model"), ("codec_sha256", "codec")):
+            weights = Path(folder, part, "weights.safetensors") if folder else None
+            digests[key] = sha256(weights) if weights and weights.is_file() else None
+        return cls(
+            preset=preset,
+            seed=seed,
+            config_hash=config_hash,
+            **digests,
+            git_commit=git_commit(),
+            device=device_name(device),
+            threads=threads,
+            date=date or datetime.now(UTC).date().isoformat(),
+        )
+
+
+class Record(Provenance):
+    """One number. Rates are fractions (0.07, not 7 %); `ci_low`, `ci_high` bound the 95 % interval."""
+
+    metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    value: float
+    unit: str = Field(min_length=1)
+    n: int = Field(ge=1)  # utterances, or repeats of a timing
+    ci_low: float | None = None
+    ci_high: float | None = None
+    system: str = Field(min_length=1)
+    split: str = Field(min_length=1)
+    evaluators: dict[str, str] = {}  # name -> version
+    protocol: str = ""  # how it was measured, in a sentence or two
+    pair_with: str | None = None  # the value is this system's minus that one's, over the same utterances
+
+    @field_validator("value", "ci_low", "ci_high")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is None:
+            return None
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        return round(float(value), DIGITS) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.ci_low is None) != (self.ci_high is None):
+            raise ValueError("give both ci_low and ci_high, or neither")
+        if self.ci_low is not None and self.ci_low > self.ci_high:
+            raise ValueError(f"ci_low {self.ci_low} is above ci_high {self.ci_high}")
+        expected = UNITS.get(self.metric, "s/s" if self.metric.startswith("rtf_") else self.unit)
+        if self.unit != expected:
+            raise ValueError(f"unit {self.unit!r} of metric {self.metric!r}: expected {expected!r}")
+        return self
+
+    @property
+    def key(self) -> tuple:
+        """What may stand only once in a file."""
+        return (
+            self.split,
+            self.system,
+            self.pair_with or "",
+            self.metric,
+            -1 if self.seed is None else self.seed,
+            self.threads or 0,
+            self.device,
+            self.preset,
+        )
+
+
+class Interval(NamedTuple):
+    """A point estimate and its bootstrap interval; the bounds are None below two utterances."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def fields(self) -> dict[str, float | None]:
+        """As the fields of a `Record`."""
+        return {"value": self.value, "ci_low": self.low, "ci_high": self.high}
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a known metric. Raises RecordError for another."""
+    if metric in UNITS:
+        return UNITS[metric]
+    if metric.startswith("rtf_"):
+        return "s/s"
+    raise RecordError(f"metric {metric!r} has no fixed unit: give it, or use {', '.join(UNITS)} or rtf_<part>")
+
+
+def _array(name: str, values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"{name}: shape {array.shape}; expected one finite number an utterance, at least one")
+    return array
+
+
+def bootstrap(
+    values: Sequence[float],
+    weights: Sequence[float] | None = None,
+    minus: tuple[Sequence[float], Sequence[float] | None] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """Estimate and percentile interval, resampling utterances.
+
+    values: (U,) one number an utterance; the estimate is their mean or, with `weights` (U,), their sum over that of the
+    weights: edits and reference words give the WER of a corpus. minus: (values, weights) of another system on the same
+    utterances in the same order; the estimate is then the difference, resampled in pairs. Raises ValueError for unequal
+    lengths, numbers that are not finite or weights that sum to nothing.
+    """
+    sides = [(values, weights)] if minus is None else [(values, weights), minus]
+    arrays = []
+    for numerators, denominators in sides:
+        top = _array("values", numerators)
+        bottom = np.ones_like(top) if denominators is None else _array("weights", denominators)
+        if bottom.shape != top.shape or bottom.min() < 0 or bottom.sum() <= 0:
+            raise ValueError(f"weights {bottom.shape} of values {top.shape}: expected as many, >= 0, not all 0")
+        arrays.append((top, bottom))
+    count = len(arrays[0][0])
+    if any(len(top) != count for top, _ in arrays):
+        raise ValueError(f"paired systems have {[len(top) for top, _ in arrays]} utterances: expected the same ones")
+
+    def estimate(index: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            ratios = [top[index].sum(axis=-1) / bottom[index].sum(axis=-1) for top, bottom in arrays]
+        return ratios[0] - ratios[1] if minus is not None else ratios[0]
+
+    value = float(estimate(np.arange(count)))
+    if count < 2:
+        return Interval(value, None, None)
+    index = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(estimate(index), [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a list of records, sorted by split, system, pair and metric: equal records give equal files.
+
+    The file appears whole or not at all. Raises RecordError for two records of one key.
+    """
+    ordered = sorted(records, key=lambda record: record.key)
+    for one, two in zip(ordered, ordered[1:], strict=False):
+        if one.key == two.key:
+            raise RecordError(f"{path}: two records for {one.key}: keep one, or tell them apart by system or split")
+    write_json(Path(path), [record.model_dump(mode="json") for record in ordered])
+
+
+def read_file(path: Path) -> list[Record]:
+    """The records of one JSON file (a list, or one record). Raises RecordError that names file, entry and key."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not a readable JSON file ({error})") from None
+    records = []
+    for index, value in enumerate(values if isinstance(values, list) else [values]):
+        try:
+            records.append(Record.model_validate(value))
+        except ValidationError as error:
+            lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or '(record)'}: {e['msg']}" for e in error.errors())
+            raise RecordError(f"{path}, record {index}: {lines}") from None
+    return records
+
+
+def read_sourced(folder: Path) -> list[tuple[str, Record]]:
+    """(file name, record) of a folder's `*.json` but `MILESTONES`, in file order. An absent folder holds no record."""
+    files = [path for path in sorted(Path(folder).glob("*.json")) if path.name != MILESTONES]
+    return [(path.name, record) for path in files for record in read_file(path)]
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of every `*.json` of a folder, or of one file."""
+    folder = Path(folder)
+    return read_file(folder) if folder.is_file() else [record for _, record in read_sourced(folder)]
+
+
+def git_commit(root: Path = paths.ROOT) -> str | None:
+    """The commit that the package runs from, with `-dirty` when a tracked file of it has changed; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "ms_core")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def device_name(device: str = "cpu") -> str:
+    """A device in words: for "cpu" the processor's model and the number of cores that this process may use."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (found := re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)):
+        model = found[1].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu: {model}, {cores} cores"

@@ -1,0 +1,1 @@
+"""Exports for phones, and the runtime that speaks with them."""

@@ -1,0 +1,67 @@
+"""`python -m ms_core.export.runtime FOLDER --text TEXT --voice FILE --out FILE.wav`: speak from an exported folder."""
+
+import argparse
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+
+from ms_core.export.runtime import MobileError, MobileRuntime, write_wav
+from ms_core.text import TextError
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB (10^6 bytes); VmHWM, unlike getrusage, knows nothing of the parent."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Speak once; with `--json`, print seconds, lengths and peak memory of this process. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ms_core.export.runtime", description=__doc__)
+    parser.add_argument("folder", help="what `ms-core export` wrote")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--voice", required=True, help="voice file (.safetensors)")
+    parser.add_argument("--out", required=True, help="WAV file to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", help="passes for each codec layer, for example 16,1,1,1,1,1,1,1")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1, help="say it so often; --json reports each time")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        steps = [int(s) for s in given.steps.split(",")] if given.steps else None
+        start = time.perf_counter()
+        runtime = MobileRuntime(given.folder, given.threads)
+        loaded = time.perf_counter()
+        voice = runtime.enrol(given.voice)
+        enrolled = time.perf_counter()
+        runs = []
+        for _ in range(max(given.repeats, 1)):
+            timings: dict[str, float] = {}
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            wav = runtime.synthesize(given.text, voice, given.seed, steps, timings)
+            took = {"total": time.perf_counter() - begin, "total_cpu": time.process_time() - begin_cpu}
+            runs.append({**timings, **took})
+        write_wav(given.out, wav, runtime.sample_rate)
+    except (MobileError, TextError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if given.json:
+        found = {
+            "load": loaded - start,
+            "voice": enrolled - loaded,
+            "runs": runs,
+            "audio_seconds": len(wav) / runtime.sample_rate,
+            "peak_rss_mb": peak_rss_mb(),
+        }
+        print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

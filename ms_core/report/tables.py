@@ -1,0 +1,476 @@
+"""Tables out of result records, and the check that committed tables still say what the records say.
+
+`results/<preset>/*.json` -> `results/<preset>/main.md`, `robustness.md` and `main.csv`. Each measured cell names the
+file of its record. The paper's own tables could not be read: its columns hold only what was seen in a primary source or
+is told by a secondary one, with that source, and a dash elsewhere.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ms_core import paths
+from ms_core.checkpoint import sha256, write_atomic
+from ms_core.evaluation.records import Record, read_file, read_sourced
+from ms_core.report import listening
+
+DASH = "–"
+RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
+COST_LAW = "cost-law"  # split of the laws that ms_core.evaluation.sweep fits
+QUALITY = {  # metric -> (heading, decimals)
+    "wer": ("WER ↓", 3),
+    "cer": ("CER ↓", 3),
+    "sim_campp": ("SIM CAM++ ↑", 3),
+    "sim_ge2e": ("SIM GE2E ↑", 3),
+    "dnsmos": ("DNSMOS ↑", 2),
+    "distillmos": ("DistillMOS ↑", 2),
+    "pesq": ("PESQ ↑", 2),
+    "stoi": ("STOI ↑", 3),
+    "rtf_total": ("RTF ↓", 3),
+    "mos_q": ("MOS-Q ↑", 2),
+    "mos_p": ("MOS-P ↑", 2),
+    "mos_s": ("MOS-S ↑", 2),
+}
+CONTROLS = {
+    "wer_shuffled": ("WER against other texts", 3),
+    "sim_campp_margin": ("SIM CAM++ own − stranger", 3),
+    "sim_ge2e_margin": ("SIM GE2E own − stranger", 3),
+    "duration_ratio": ("length / recording's", 3),
+    "duration_ratio_share": ("share within 0.85–1.15", 3),
+}
+ERRORS = {  # words, apart
+    "wer": ("WER ↓", 3),
+    "wer_sub": ("substituted", 3),
+    "wer_del": ("deleted", 3),
+    "wer_ins": ("inserted", 3),
+}
+ROBUSTNESS = {  # of the studies of ms_core.evaluation.conditions
+    "enrolment_refused": ("prompts refused", 3),
+    "prompt_seconds": ("prompt, s", 2),
+    **ERRORS,
+    "wer_del_ins": ("deleted or inserted", 3),
+    "cer": QUALITY["cer"],
+    "sim_campp": QUALITY["sim_campp"],
+    "distillmos": QUALITY["distillmos"],
+}
+STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths|exports)(-(?P<kind>.*))?")
+STUDY_TITLES = {
+    "hard-texts": "Hard texts",
+    "noisy-prompts": "Noisy prompts",
+    "prompt-lengths": "Prompts of several lengths",
+    "exports": "Exported models beside PyTorch",
+}
+# at the end of a system's name in a study or a sweep
+CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|bf16|int8)$")
+PEERS_NOTE = (
+    "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
+    "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
+)
+SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
+LAW = {  # metrics on the split of cost laws -> (heading, decimals)
+    "time_fixed": ("a, s", 4),
+    "time_linear": ("b, s/s", 4),
+    "time_quadratic": ("c, ms/s²", 4),
+    "time_r2": ("R² of time", 4),
+    "time_error": ("largest error of time", 3),
+    "memory_fixed": ("a, MB", 0),
+    "memory_linear": ("b, MB/s", 2),
+    "memory_r2": ("R² of memory", 4),
+    "memory_error": ("largest error of memory", 3),
+}
+LAW_NOTE = (
+    "Seconds of computing = a + b L + c L², peak megabytes = a + b L for L seconds of speech; in parentheses the 95 % "
+    "bootstrap interval over rounds. Errors are relative to the mean at a length.\n"
+)
+AGREEMENT = re.compile(r"token_agreement_(forced|free)_layer(\d+)")
+AGREEMENT_NOTE = (
+    "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
+    "`free` given their own.\n"
+)
+PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
+
+
+class ReportError(ValueError):
+    """Records or tables that do not agree; the message lists every disagreement."""
+
+
+class Reported(NamedTuple):
+    """A figure that a publication gives. tag: `seen` in a primary source, or `secondary`, told by another."""
+
+    system: str
+    metric: str
+    value: str
+    tag: str
+    source: str
+
+
+PAPER = (
+    Reported("authors/mobilespeech", "rtf_total", "0.09", "seen", "abstract; one A100"),
+    Reported(
+        "authors/mega-tts", "rtf_total", "0.39", "secondary", "FlashSpeech (2404.14700) Table 1, citing MobileSpeech"
+    ),
+)
+PHONE = Reported("MobileSpeech, phone", "RTF", "0.8–1.0", "seen", "demo page's source, Dec 2023; chip not named")
+ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
+    PHONE,
+    Reported("MobileSpeech, earlier", "RTF", "0.2", "seen", "demo page's overview, beside 0.09 in the paper"),
+    Reported("MobileSpeech + Language-Codec", "WER", "0.029", "secondary", "Language-Codec (ACL 2025), by a digest"),
+    Reported("MobileSpeech + Language-Codec", "SIM", "0.771", "secondary", "Language-Codec (ACL 2025), by a digest"),
+    Reported("MobileSpeech + Language-Codec", "MOS-Q", "4.20", "secondary", "Language-Codec (ACL 2025), by a digest"),
+    Reported("MobileSpeech, plain RVQ codec", "SIM", "0.710", "secondary", "Language-Codec (ACL 2025), by a digest"),
+    Reported("MobileSpeech on VccmDataset", "WER", "0.041", "secondary", "ControlSpeech (ACL 2025), by two digests"),
+    Reported("MobileSpeech on VccmDataset", "MOS-Q", "3.94", "secondary", "ControlSpeech (ACL 2025), by two digests"),
+    Reported("MobileSpeech on VccmDataset", "MOS-S", "4.01", "secondary", "ControlSpeech (ACL 2025), by two digests"),
+)
+QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # of the authors' own system
+
+
+class Cell(NamedTuple):
+    """A record and the name of the file that holds it."""
+
+    file: str
+    record: Record
+
+
+class Results:
+    """The records of a preset, looked up by what they measure. Raises ReportError for two records of one thing."""
+
+    def __init__(self, preset: str, folder: Path | None = None):
+        self.preset = preset
+        self.folder = Path(folder or paths.results(preset))
+        self.cells: dict[tuple, Cell] = {}
+        clashes = []
+        for file, record in read_sourced(self.folder):
+            key = (record.split, record.system, record.pair_with, record.metric, record.threads, record.device)
+            if not record.split.startswith(("bench-", COST_LAW)):
+                key = (*key[:4], None, None)  # where quality was measured does not make it another thing
+            if key in self.cells:
+                clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.system}")
+            self.cells[key] = Cell(file, record)
+        if clashes:
+            raise ReportError("keep one record of each thing:\n" + "\n".join(sorted(clashes)))
+        self._models = {(c.record.checkpoint_sha256, c.record.metric): c for c in self.cells.values()
+                        if c.record.metric in ("params", "training_hours")}  # fmt: skip
+
+    def find(self, split: str, system: str, metric: str, pair_with: str | None = None) -> Cell | None:
+        """The cell of a quality metric; for rtf_total, the bench of 10 s on one thread."""
+        if metric == "rtf_total":
+            if pair_with is not None:
+                return None
+            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.split == RTF_SPLIT]
+            found = [cell for cell in found if cell.record.threads == RTF_THREADS]
+            return found[0] if len(found) == 1 else None
+        return self.cells.get((split, system, pair_with, metric, None, None))
+
+    def benches(self, system: str | None = None) -> list[Cell]:
+        """Cells of benches, of one system or of all."""
+        cells = [c for c in self.cells.values() if c.record.split.startswith("bench-")]
+        return [c for c in cells if system in (None, c.record.system)]
+
+    def of_model(self, record: Record, metric: str) -> Cell | None:
+        """The cell of `params` or `training_hours` of the checkpoint behind a record; of its system where none is."""
+        if record.checkpoint_sha256 is None:
+            return self.cells.get(("none", record.system, None, metric, None, None))
+        return self._models.get((record.checkpoint_sha256, metric))
+
+    def model_behind(self, split: str, system: str, metric: str) -> Cell | None:
+        """The same for the records that a system has on a split."""
+        rows = [c.record for c in self.cells.values() if (c.record.split, c.record.system) == (split, system)]
+        return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
+
+    def splits(self) -> list[str]:
+        """Splits on which quality was measured."""
+        found = {c.record.split for c in self.cells.values() if c.record.metric in (*QUALITY, *CONTROLS)}
+        return sorted(split for split in found if not split.startswith("bench-") and not STUDY.fullmatch(split))
+
+    def studies(self, study: str) -> list[str]:
+        """Splits of a study of robustness by name, so that the whole stands before its parts."""
+        found = dict.fromkeys(c.record.split for c in self.cells.values())
+        return sorted(s for s in found if (match := STUDY.fullmatch(s)) and match["study"] == study)
+
+    def systems(self, split: str) -> list[str]:
+        """Systems with a record on a split: recordings, ours, peers, the authors'."""
+        return sorted({c.record.system for c in self.cells.values() if c.record.split == split}, key=system_order)
+
+
+def system_order(system: str) -> tuple[int, str]:
+    """Sort key of a system: recordings first, then ours, peers and the authors' systems; a clean control first."""
+    ranks = ("ground-truth", "mobilespeech-", "peer/", "authors/ground-truth-codec", "authors/mobilespeech", "authors/")
+    rank = next((rank for rank, start in enumerate(ranks) if system.startswith(start)), len(ranks))
+    return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), re.sub("-clean$", "- ", system))
+
+
+def format_cell(cell: Cell | None, decimals: int, signed: bool = False) -> str:
+    """Value linked to its record's file, with the interval; a dash for no record."""
+    if cell is None:
+        return DASH
+    record, sign = cell.record, "+" if signed else ""
+    text = f"[{record.value:{sign}.{decimals}f}]({cell.file})"
+    if record.ci_low is None or record.ci_low == record.ci_high:
+        return text
+    return f"{text} ({record.ci_low:{sign}.{decimals}f} to {record.ci_high:{sign}.{decimals}f})"
+
+
+def paper_cell(system: str, metric: str) -> str:
+    """What the paper is known to report for one of its systems, with its tag and source, or a dash."""
+    found = [r for r in PAPER if (r.system, r.metric) == (system, metric)]
+    return f"{found[0].value} ({found[0].tag}: {found[0].source})" if found else DASH
+
+
+def params_cell(cell: Cell | None) -> str:
+    """Parameters in millions, linked to their record's file, or a dash."""
+    return f"[{cell.record.value / 1e6:.1f} M]({cell.file})" if cell else DASH
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None, main: bool = False) -> str:
+    """One Markdown table of a split; columns and rows without any record are left out. Empty when nothing is left.
+
+    main: with what is known of each row's model, and the paper's figures.
+    """
+    systems = [s for s in results.systems(split) if any(results.find(split, s, m, pair_with) for m in columns)]
+    used = {m: c for m, c in columns.items() if any(results.find(split, s, m, pair_with) for s in systems)}
+    if not used:
+        return ""
+    rows = []
+    for system in systems:
+        cells = {metric: results.find(split, system, metric, pair_with) for metric in used}
+        n = {str(c.record.n) for m, c in cells.items() if c and m != "rtf_total"}
+        row = [system, "/".join(sorted(n)) or DASH]
+        row += [format_cell(cells[m], decimals, bool(pair_with)) for m, (_, decimals) in used.items()]
+        if main:
+            row += [params_cell(results.model_behind(split, system, "params"))]
+            row += [format_cell(results.model_behind(split, system, "training_hours"), 1)]
+            row += [paper_cell(system, m) for m in PAPER_METRICS]
+        rows.append(row)
+    last = ["parameters", "training hours", *PAPER_METRICS.values()] if main else []
+    return _markdown(["system", "n", *(h for h, _ in used.values()), *last], rows)
+
+
+def _speed(results: Results) -> str:
+    """One Markdown table of the benches: system, length, threads, device, RTF by part, peak memory."""
+    groups: dict[tuple, dict[str, Cell]] = {}
+    for cell in results.benches():
+        r = cell.record
+        key = (system_order(r.system), r.system, bench_seconds(r.split), r.threads or 0, r.device)
+        groups.setdefault(key, {})[r.metric] = cell
+    first = ("rtf_total", "time_ratio")
+    metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (m != first[0], m != first[1], m))
+    rows = [
+        [system, f"{seconds:g}", str(threads or DASH), device]
+        + [format_cell(group.get(m), SPEED_DECIMALS.get(m, 4)) for m in metrics]
+        for (_, system, seconds, threads, device), group in sorted(groups.items())
+    ]
+    return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
+
+
+def _laws(results: Results) -> str:
+    """One Markdown table of the cost laws: a row a system and thread count. Empty without any."""
+    rows: dict[tuple, dict[str, Cell]] = {}
+    for cell in results.cells.values():
+        r = cell.record
+        if r.split == COST_LAW:
+            rows.setdefault((system_order(r.system), r.system, r.threads or 0, r.device), {})[r.metric] = cell
+    table = [
+        [system, str(threads or DASH), device, "/".join(sorted({str(c.record.n) for c in found.values()}))]
+        + [format_cell(found.get(metric), decimals) for metric, (_, decimals) in LAW.items()]
+        for (_, system, threads, device), found in sorted(rows.items())
+    ]
+    return _markdown(["system", "threads", "device", "rounds", *(h for h, _ in LAW.values())], table) if table else ""
+
+
+def _agreement(results: Results) -> str:
+    """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
+    rows: dict[tuple, dict[int, Cell]] = {}
+    for cell in results.cells.values():
+        if match := AGREEMENT.fullmatch(cell.record.metric):
+            system = cell.record.system
+            rows.setdefault((system_order(system), system, match[1]), {})[int(match[2])] = cell
+    layers = sorted({layer for found in rows.values() for layer in found})
+    table = [
+        [system, kind, "/".join(sorted({str(c.record.n) for c in found.values()}))]
+        + [format_cell(found.get(layer), 3) for layer in layers]
+        for (_, system, kind), found in sorted(rows.items())
+    ]
+    return _markdown(["system", "tokens", "texts", *(f"layer {j}" for j in layers)], table) if table else ""
+
+
+def bench_seconds(split: str) -> float:
+    """The length that a bench's split names: `bench-10s` -> 10.0. Raises ReportError for another form."""
+    match = re.fullmatch(r"bench-(\d+(?:\.\d+)?)s", split)
+    if not match:
+        raise ReportError(f"split {split!r} of a bench: expected bench-<seconds>s")
+    return float(match[1])
+
+
+def main_markdown(results: Results) -> str:
+    """The whole report of a preset in Markdown."""
+    parts = [
+        f"# Results of preset `{results.preset}`\n",
+        "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Rates are "
+        "fractions; in parentheses the 95 % bootstrap interval over utterances. RTF is compute seconds over audio "
+        f"seconds for {bench_seconds(RTF_SPLIT):g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
+        "figure. The judges of SIM are not the paper's.\n",
+    ]
+    for split in results.splits():
+        parts += [f"## {split}\n", *_protocols(results, split)]
+        parts += [_grid(results, split, QUALITY, main=True)]
+        if any(results.find(split, system, "wer_sub") for system in results.systems(split)):
+            parts += ["Words wrong, over the words of the texts:\n", _grid(results, split, ERRORS)]
+        for pair in _pairs(results, split):
+            parts += [
+                f"Paired difference to `{pair}` over the same utterances:\n",
+                _grid(results, split, QUALITY, pair),
+            ]
+        if controls := _grid(results, split, CONTROLS):
+            parts += ["Controls:\n", controls]
+    if speed := _speed(results):
+        beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
+        parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
+    if laws := _laws(results):
+        parts += ["## Cost laws\n", LAW_NOTE, *_protocols(results, COST_LAW), laws]
+    if equal := _agreement(results):
+        parts += ["## Tokens of other precisions\n", AGREEMENT_NOTE, equal]
+    rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
+    parts += [
+        "## MobileSpeech's figures elsewhere\n",
+        "Other test sets, judges or versions; not comparable with ours.\n",
+    ]
+    return "\n".join([*parts, _markdown(["system", "metric", "value", "tag", "source"], rows)])
+
+
+def robustness_markdown(results: Results) -> str:
+    """What went wrong with the words of every system, and the studies of robustness, in Markdown."""
+    parts = [
+        f"# Robustness of preset `{results.preset}`\n",
+        "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Words "
+        "substituted, deleted and inserted are rates over the words of the text and add up to WER; in parentheses the "
+        "95 % bootstrap interval.\n",
+    ]
+    words = [(split, _grid(results, split, ERRORS)) for split in results.splits()]
+    for split, table in [(split, table) for split, table in words if "substituted" in table]:
+        parts += [f"## Words on {split}\n", table]
+    for study, title in STUDY_TITLES.items():
+        splits = results.studies(study)
+        if study == "hard-texts" and splits:
+            parts += [f"## {title}\n", *_protocols(results, splits[0]), _by_kind(results, splits)]
+        for split in splits if study != "hard-texts" else ():
+            parts += [f"## {title}: {STUDY.fullmatch(split)['base']}\n", *_protocols(results, split)]
+            parts += [_grid(results, split, ROBUSTNESS)]
+            for pair in _pairs(results, split):
+                parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
+                parts += [_grid(results, split, ROBUSTNESS, pair)]
+    return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
+
+
+def _by_kind(results: Results, splits: Sequence[str]) -> str:
+    """One Markdown table of the hard texts: a row for each system and kind of text."""
+    used = [m for m in ROBUSTNESS if any(results.find(split, s, m) for split in splits for s in results.systems(split))]
+    rows = []
+    for system in results.systems(splits[0]):
+        for split in splits:
+            cells = {metric: results.find(split, system, metric) for metric in used}
+            n = {cell.record.n for cell in cells.values() if cell}
+            kind = STUDY.fullmatch(split)["kind"] or "all"
+            row = [system, kind, "/".join(map(str, sorted(n))) or DASH]
+            rows.append(row + [format_cell(cells[m], ROBUSTNESS[m][1]) for m in used])
+    return _markdown(["system", "texts", "n", *(ROBUSTNESS[m][0] for m in used)], rows)
+
+
+def _protocols(results: Results, split: str) -> list[str]:
+    """How a split was measured, as a list in Markdown."""
+    found = {c.record.protocol for c in results.cells.values() if _plain(c.record, split)}
+    return [*(f"* {protocol}." for protocol in sorted(found)), ""]
+
+
+def _pairs(results: Results, split: str) -> list[str]:
+    """What systems of a split are compared with."""
+    return sorted({c.record.pair_with for c in results.cells.values() if c.record.split == split} - {None})
+
+
+def _plain(record: Record, split: str) -> bool:
+    return record.split == split and record.pair_with is None and record.metric in (*QUALITY, *LAW)
+
+
+def main_csv(results: Results) -> str:
+    """Every record as one line, with its file and, where there is one, the paper's figure and its source."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["split", "system", "pair_with", "metric", "value", "ci_low", "ci_high", "unit", "n", "threads", "device"]
+    writer.writerow([*head, "parameters", "training_hours", "record", "paper", "paper_tag", "paper_source"])
+    reported = {(r.system, r.metric): (r.value, r.tag, r.source) for r in PAPER}
+    for cell in sorted(results.cells.values(), key=lambda cell: cell.record.key):
+        values = cell.record.model_dump()
+        known = reported.pop((cell.record.system, cell.record.metric), (DASH,) * 3)
+        behind = [results.of_model(cell.record, metric) for metric in ("params", "training_hours")]
+        told = [c.record.value if c else DASH for c in behind]
+        writer.writerow([*("" if values[k] is None else values[k] for k in head), *told, cell.file, *known])
+    for (system, metric), known in reported.items():  # the paper's figures that nothing here was measured beside
+        writer.writerow(["", system, "", metric, *[""] * 7, *[DASH] * 3, *known])
+    return out.getvalue()
+
+
+def tables(preset: str, folder: Path | None = None) -> dict[str, str]:
+    """File name -> content of a preset's tables."""
+    results = Results(preset, folder)
+    return {
+        "main.md": main_markdown(results),
+        "robustness.md": robustness_markdown(results),
+        "main.csv": main_csv(results),
+    }
+
+
+def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
+    """Write the tables beside the records; returns their paths, `main.md` first.
+
+    Where there are files of a listening test, their records are made first, and `listening.json` is the last path.
+    """
+    folder = Path(folder or paths.results(preset))
+    heard, written = listening.write(folder), []
+    for name, text in tables(preset, folder).items():
+        write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text))
+        written.append(folder / name)
+    return [*written, heard] if heard else written
+
+
+def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
+    """Check that committed tables are what the records give, and that our records are of the shipped checkpoint.
+
+    Systems `mobilespeech-<preset>` and `mobilespeech-<preset>-steps<S>`, under any condition, must name the model and
+    the codec in `shipped`, `ground-truth-codec` the codec; other variants have checkpoints of their own. Raises
+    ReportError with every problem.
+    """
+    folder, shipped = Path(folder or paths.results(preset)), Path(shipped or paths.shipped(preset))
+    problems = []
+    heard = folder / listening.FILE
+    if listening.records(folder / listening.FOLDER) != (read_file(heard) if heard.is_file() else []):
+        problems.append(f"{heard} is not what the files in {folder / listening.FOLDER} give: write the tables anew")
+    for name, text in tables(preset, folder).items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            state = "differs from its records" if path.is_file() else "is missing"
+            problems.append(f"{path} {state}: write it anew with ms_core.report.tables.write_tables({preset!r})")
+    digests = {}
+    for part in ("model", "codec"):
+        weights = shipped / part / "weights.safetensors"
+        digests[part] = sha256(weights) if weights.is_file() else None
+    ours = re.compile(rf"mobilespeech-{re.escape(preset)}(-steps\d+)?")
+    for file, record in read_sourced(folder):
+        wanted = {"codec": record.codec_sha256} if record.system == "ground-truth-codec" else {}
+        if ours.fullmatch(CONDITION.sub("", record.system)):
+            wanted = {"model": record.checkpoint_sha256, "codec": record.codec_sha256}
+            if record.codec_sha256 is None and record.system.endswith(("-fp32", "-int8")):
+                del wanted["codec"]  # an exported folder names the model alone; this names its codec
+        for part, digest in wanted.items():
+            if digest is None or digest != digests[part]:
+                where = f"{file}: {record.metric} of {record.system} on {record.split}"
+                problems.append(f"{where} is of {part} {digest or 'unknown'}, shipped is {digests[part] or 'none'}")
+    if problems:
+        raise ReportError("\n".join(problems))

@@ -1,0 +1,1 @@
+"""Training of the codec's decoder and of MobileSpeech."""

@@ -1,0 +1,138 @@
+"""Records: validation, files, bootstrap."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ms_core.evaluation import records
+from ms_core.evaluation.records import Provenance, Record, RecordError, bootstrap, read_records, write_records
+
+BASE = {
+    "preset": "mini",
+    "seed": 0,
+    "config_hash": "0123456789ab",
+    "checkpoint_sha256": "a" * 64,
+    "device": "cpu: test, 1 cores",
+    "threads": 1,
+    "date": "2025-01-02",
+}
+
+
+def make(metric="wer", value=0.1, unit="fraction", **more) -> Record:
+    more = {"n": 10, "system": "mobilespeech-mini", "split": "dev-other", **more}
+    return Record(**BASE, metric=metric, value=value, unit=unit, **more)
+
+
+def test_values_are_rounded_and_negative_zero_is_gone():
+    assert make(value=1 / 3).value == 0.333333
+    assert str(make(metric="sim_campp", unit="cosine", value=-1e-9).value) == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"value": float("nan")}, "finite"),
+        ({"unit": "percent"}, "fraction"),
+        ({"n": 0}, "greater"),
+        ({"ci_low": 0.1}, "both"),
+        ({"ci_low": 0.3, "ci_high": 0.2}, "above"),
+        ({"metric": "WER"}, "pattern"),
+        ({"colour": 1}, "Extra"),
+        ({"metric": "rtf_total"}, "s/s"),
+    ],
+)
+def test_refuses(change, word):
+    with pytest.raises(ValidationError, match=word):
+        make(**change)
+
+
+def test_files_are_sorted_stable_and_read_back(tmp_path):
+    many = [make(value=0.2, system="ground-truth"), make(), make(metric="cer"), make(pair_with="ground-truth")]
+    write_records(tmp_path / "a.json", many)
+    first = (tmp_path / "a.json").read_bytes()
+    write_records(tmp_path / "a.json", reversed(many))
+    assert (tmp_path / "a.json").read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json"]
+    found = read_records(tmp_path)
+    assert len(found) == 4 and set(map(str, found)) == set(map(str, many))
+    assert found[0].system == "ground-truth"
+    (tmp_path / "b.json").write_text(make(metric="cer", split="x").model_dump_json())  # one record, not a list
+    assert len(read_records(tmp_path)) == 5
+    assert [name for name, _ in records.read_sourced(tmp_path)] == ["a.json"] * 4 + ["b.json"]
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(RecordError, match="two records"):
+        write_records(tmp_path / "a.json", [make(), make(value=0.5)])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.json").write_text("[")
+    with pytest.raises(RecordError, match="a.json: not a readable JSON"):
+        read_records(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps([{**make().model_dump(), "n": "ten"}]))
+    with pytest.raises(RecordError, match=r"record 0: n: .*integer"):
+        read_records(tmp_path)
+    assert read_records(tmp_path / "absent") == []
+
+
+def test_bootstrap_of_a_mean_agrees_with_theory():
+    values = np.random.default_rng(1).normal(5, 2, size=400)
+    found = bootstrap(values, seed=3)
+    error = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - error, abs=0.03)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.03)
+    assert bootstrap(values, seed=3) == found != bootstrap(values, seed=4)
+
+
+def test_bootstrap_of_a_rate_weighs_utterances_by_their_words():
+    found = bootstrap([1, 0, 3], [10, 1, 9])
+    assert found.value == pytest.approx(4 / 20)
+    assert 0 <= found.low <= found.value <= found.high <= 1 / 3
+
+
+def test_paired_difference_is_tighter_than_the_two_intervals():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 1, 100)
+    a, b = hard + 0.1 + rng.normal(0, 0.01, 100), hard
+    found = bootstrap(a, minus=(b, None))
+    assert found.value == pytest.approx(0.1, abs=0.01)
+    assert found.high - found.low < 0.01 < bootstrap(a).high - bootstrap(a).low
+    assert bootstrap(a, minus=(a, None)) == (0, 0, 0)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=20))
+def test_bootstrap_of_a_mean_stays_within_the_values(values):
+    found = bootstrap(values, resamples=50)
+    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"values": []},
+        {"values": [1, float("nan")]},
+        {"values": [1, 2], "weights": [1]},
+        {"values": [1, 2], "weights": [0, 0]},
+        {"values": [1, 2], "minus": ([1], None)},
+    ],
+)
+def test_bootstrap_refuses(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        bootstrap(**arguments)
+
+
+def test_one_utterance_has_no_interval():
+    assert bootstrap([2.0]) == (2.0, None, None)
+
+
+def test_provenance_names_checkpoint_and_codec(tmp_path):
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "codec" / "weights.safetensors").write_bytes(b"weights")
+    found = Provenance.of("mini", tmp_path, seed=1, threads=1, date="2025-01-02")
+    assert found.codec_sha256 == records.sha256(tmp_path / "codec" / "weights.safetensors")
+    assert found.checkpoint_sha256 is None and found.date == "2025-01-02" and found.device.startswith("cpu: ")
+    assert records.git_commit(tmp_path) is None

@@ -1,0 +1,110 @@
+"""ExecuTorch programs on this machine's XNNPACK do what PyTorch does; skipped where ExecuTorch is not installed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CODEC, new_model, stir, utterance
+
+from ms_core.codec.mini import MiniCodec
+from ms_core.config import DecodingConfig
+from ms_core.evaluation.records import Provenance, Record
+from ms_core.export import executorch as module
+from ms_core.export.executorch import LIMITS, ExecutorchRuntime, main, measure, summary, to_int8
+from ms_core.export.graphs import graphs
+from ms_core.export.runtime import MobileError, MobileRuntime
+from ms_core.synthesis import MobileSpeech, Voice
+from ms_core.text import PHONES, phonemise
+
+pytest.importorskip("executorch.exir", reason="needs pip install 'ms-core[executorch]', which is large")
+TEXTS = ("Go on.", "The old bridge was built of grey stone, and every spring the water rose.")
+
+
+@pytest.fixture(scope="module")
+def tts(codec) -> MobileSpeech:
+    own = MiniCodec(CODEC)
+    own.load_state_dict(codec.state_dict())
+    stir(own.decoder, 1)  # as much as the model: with a fifth of it 8 bits change F0 by less than the bound below
+    return MobileSpeech(own, new_model(own), DecodingConfig(steps=(6, 2, 1)), "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def voice(tts) -> Voice:
+    u = utterance(3)
+    names = tuple(PHONES[i] for i in u.phones)
+    return Voice(torch.from_numpy(u.codes), names, tuple(u.durations), tts.codec.token_digest)
+
+
+@pytest.fixture(scope="module")
+def measured(tts, voice, tmp_path_factory) -> tuple[Path, list[Record]]:
+    """Both exports, and what `measure` says; layers of this tiny model are quantised as those of a large one."""
+    root = tmp_path_factory.mktemp("pte")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SMALLEST_QUANTISED", 512)
+        return root, measure(tts, root, TEXTS, voice, {"hours": 1}, Provenance.of("smoke"), "tiny")
+
+
+def test_programs_give_the_tokens_of_torch(tts, voice, measured, tmp_path) -> None:
+    folder = measured[0] / "fp32"
+    with pytest.raises(MobileError, match="is an export to executorch"):
+        MobileRuntime(folder)
+    runtime = ExecutorchRuntime(folder)
+    assert runtime.manifest.precision == "fp32"
+    assert runtime.manifest.provenance["made_with"].keys() == {"torch", "executorch", "torchao"}
+    voice.save(tmp_path / "v.safetensors")
+    states = runtime.enrol(tmp_path / "v.safetensors")
+    codes = tts.generate(phonemise(TEXTS[1]), voice)[0]
+    wave = runtime.decode(codes.numpy())
+    assert wave.shape == tts.decode(codes).shape and np.abs(wave).max() > 0
+    latent = tts.codec.dequantise(codes[None])
+    with torch.inference_mode():
+        theirs = graphs(tts.model, tts.codec)["codec"].module(latent)
+    # the waveforms themselves part: a small difference of F0 adds up in the phase
+    for one, other in zip(runtime._run("codec", latent=latent.numpy()), theirs, strict=True):
+        assert one.shape == other.shape and np.abs(one - other.numpy()).max() < 1e-3 * np.abs(other.numpy()).max()
+    phones = phonemise("Go on.")
+    with pytest.raises(MobileError, match="allows t up to 1024"):
+        runtime.generate(phones, states, durations=[LIMITS["t"]] * len(phones))
+
+
+def test_int8_programs_compute_what_torchao_quantised(tts, voice, measured, monkeypatch) -> None:
+    monkeypatch.setattr(module, "SMALLEST_QUANTISED", 512)
+    small, full = (ExecutorchRuntime(measured[0] / name) for name in ("int8", "fp32"))
+    assert small.manifest.precision == "int8" and small.manifest.megabytes < full.manifest.megabytes
+    phones = torch.tensor([[1, 7, 20, 9, 30, 1]])
+    states = torch.randn(1, 5, tts.model.config.dim, generator=torch.Generator().manual_seed(0))
+    inputs = {"phones": phones, "duration_states": states}
+    text = graphs(tts.model, tts.codec)["text"].module
+    with torch.inference_mode():
+        exact, quantised = text(**inputs)[0].numpy(), to_int8(text)(**inputs)[0].numpy()
+    ours = small._run("text", **{k: v.numpy() for k, v in inputs.items()})[0]
+    away = np.abs(quantised - exact).max()
+    assert 1e-4 < away < 0.1 * np.abs(exact).max()  # it is quantised, and near
+    assert np.abs(ours - quantised).max() < 0.1 * away  # and the program does just that
+    assert all(type(p) is torch.nn.Parameter for p in tts.model.parameters())  # the model is left alone
+    wave = small.synthesize(TEXTS[1], small.enrol(module.mobile_voice(voice)))
+    assert np.isfinite(wave).all() and np.abs(wave).max() > 0
+
+
+def test_records_of_programs(measured) -> None:
+    values = {(r.system, r.metric): r for r in measured[1]}
+    assert len(values) == len(measured[1]) and {r.system for r in measured[1]} == {"tiny-pte-fp32", "tiny-pte-int8"}
+    tokens = [f"token_agreement_{kind}_layer{j}" for kind in ("forced", "free") for j in range(1, CODEC.n_q + 1)]
+    assert all(values["tiny-pte-fp32", m].value == 1 for m in (*tokens, "duration_agreement"))
+    assert all(0 <= values["tiny-pte-int8", m].value <= 1 and values["tiny-pte-int8", m].n == 2 for m in tokens)
+    assert values["tiny-pte-fp32", "f0_difference"].value < 1e-3 < values["tiny-pte-int8", "f0_difference"].value
+    for name in ("fp32", "int8"):
+        parts = [
+            values[f"tiny-pte-{name}", f"size_mb_{g}"].value for g in ("text", "prompt", "condition", "smd", "codec")
+        ]
+        assert 0 < sum(parts) < values[f"tiny-pte-{name}", "size_mb"].value
+        assert values[f"tiny-pte-{name}", "export_seconds"].value > 0
+    assert values["tiny-pte-int8", "size_mb_smd"].value < values["tiny-pte-fp32", "size_mb_smd"].value
+    assert "On 2 texts, in fp32 they take" in summary(measured[1]) and "100 % alone" in summary(measured[1])
+    assert set(measured[1][0].evaluators) == {"torch", "executorch", "torchao"}
+
+
+def test_the_command_names_what_is_wrong(tmp_path, capsys) -> None:
+    assert main(["--model", str(tmp_path / "none")]) == 2 and "no model" in capsys.readouterr().err
+    assert main(["--texts", "0", "--folder", str(tmp_path)]) == 2 and "at least one" in capsys.readouterr().err

@@ -1,0 +1,253 @@
+"""Tables and figures out of records, and the check of committed ones."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ms_core.evaluation.records import Record, read_file, sha256, write_records
+from ms_core.report import figures, tables
+from ms_core.report.tables import ReportError, Results, check, main_csv, main_markdown, write_tables
+
+COMMON = {"preset": "mini", "device": "cpu: test", "date": "2025-01-02", "protocol": "a protocol"}
+UNIT = {
+    "wer": "fraction",
+    "params": "count",
+    "training_hours": "h",
+    "audio_seconds": "s",
+    "peak_rss_mb": "MB",
+    "wer_sub": "fraction",
+    "wer_del": "fraction",
+    "wer_ins": "fraction",
+    "sim_campp": "cosine",
+    "dnsmos": "MOS",
+    "rtf_total": "s/s",
+    "wer_shuffled": "fraction",
+}
+
+
+def make(system, metric, value, split="test", **more) -> Record:
+    interval = {"ci_low": value - 0.01, "ci_high": value + 0.02}
+    return Record(**{**COMMON, **interval, "n": 20, **more}, system=system, metric=metric, value=value,
+                  unit=UNIT.get(metric, "s/s" if metric.startswith("rtf_") else "any"), split=split)  # fmt: skip
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    for part in ("model", "codec"):
+        (tmp_path / "shipped" / part).mkdir(parents=True)
+        (tmp_path / "shipped" / part / "weights.safetensors").write_bytes(part.encode())
+    return tmp_path / "shipped"
+
+
+@pytest.fixture
+def folder(tmp_path, shipped):
+    """Records of a small study: recordings, ours at three step counts, the authors' clips, a bench."""
+    codec = sha256(shipped / "codec" / "weights.safetensors")
+    own = {"checkpoint_sha256": sha256(shipped / "model" / "weights.safetensors"), "codec_sha256": codec}
+    systems = [("mobilespeech-mini", 0.2), ("mobilespeech-mini-steps4", 0.25), ("mobilespeech-mini-steps1", 0.4)]
+    found = [make("ground-truth", "wer", 0.05), make("ground-truth", "sim_campp", 0.8)]
+    found += [make("ground-truth-codec", "wer", 0.09, codec_sha256=codec)]
+    for system, wer in systems:
+        found += [make(system, "wer", wer, **own), make(system, "sim_campp", 0.9 - wer, **own)]
+        speed = {**own, "threads": 1, "n": 3}
+        found += [make(system, "rtf_total", 0.5 - wer, split=f"bench-{s}s", **speed) for s in (3, 10)]
+    told = {**own, "split": "none", "n": 1, "ci_low": None, "ci_high": None}
+    found += [make("mobilespeech-mini", "params", 10_483_272, **told)]
+    found += [make("mobilespeech-mini", "training_hours", 3.619, **told)]
+    found += [
+        make("mobilespeech-mini", m, x, **own) for m, x in (("wer_sub", 0.1), ("wer_del", 0.07), ("wer_ins", 0.03))
+    ]
+    found += [make("mobilespeech-mini", "wer", 0.11, pair_with="ground-truth-codec", **own)]
+    found += [make("mobilespeech-mini", "wer_shuffled", 1.01, **own)]
+    write_records(tmp_path / "results" / "ours.json", found)
+    demo = [make(f"authors/{name}", "wer", 0.06, split="paper-demo") for name in ("mobilespeech", "mega-tts", "vall-e")]
+    write_records(tmp_path / "results" / "paper-demo.json", demo)
+    return tmp_path / "results"
+
+
+def test_markdown_names_files_and_keeps_the_papers_figures_apart(folder):
+    text = main_markdown(Results("mini", folder))
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert "[0.060](paper-demo.json) (0.050 to 0.080)" in rows["authors/mobilespeech"]
+    assert rows["authors/mobilespeech"].endswith("| – | – | 0.09 (seen: abstract; one A100) |")
+    assert rows["authors/vall-e"].endswith("| – | – | – |")
+    models = " | [10.5 M](ours.json) | [3.6](ours.json) | – | – | – |"
+    assert re.search(rf"^\| mobilespeech-mini-steps4 .*{re.escape(models)}$", text, re.MULTILINE)  # of one checkpoint
+    assert text.count(models) == 3 and "parameters | training hours | WER (paper)" in text
+    assert "| – | – | – | – | 0.09 (seen" in rows["authors/mobilespeech"]  # RTF, model, the paper's WER and SIM
+    assert "| mobilespeech-mini | 20 | [0.200](ours.json) (0.190 to 0.220) | [0.100](ours.json)" in text
+    assert text.index("Words wrong") < text.index("## Speed") and text.count("Words wrong") == 1
+    assert "| [0.090](ours.json) (0.080 to 0.110) | – |" in rows["ground-truth-codec"]  # no SIM: a dash
+    assert "[+0.110](ours.json) (+0.100 to +0.130)" in text and "to `ground-truth-codec`" in text
+    assert "[0.300](ours.json)" in text.split("## test")[1].split("## Speed")[0]  # RTF of 10 s on one thread
+    assert text.index("| ground-truth |") < text.index("| mobilespeech-mini |")
+    assert text.index("| mobilespeech-mini-steps1 ") < text.index("| mobilespeech-mini-steps4 ")
+    assert "RTF" not in text.split("Paired difference")[1].split("Controls")[0]
+    assert "WER against other texts" in text and "CER" not in text.split("## paper-demo")[1].split("##")[0]
+
+
+def test_csv_has_every_record_with_its_file(folder):
+    rows = list(csv.DictReader(main_csv(Results("mini", folder)).splitlines()))
+    measured = [row for row in rows if row["split"]]
+    assert len(measured) == 25 and {row["record"] for row in measured} == {"ours.json", "paper-demo.json"}
+    behind = {(row["system"], row["split"]): (row["parameters"], row["training_hours"]) for row in rows}
+    assert behind["mobilespeech-mini-steps1", "test"] == ("10483272.0", "3.619")
+    assert behind["authors/mega-tts", "paper-demo"] == behind["ground-truth-codec", "test"] == ("–", "–")
+    told = {row["system"]: row for row in rows if row["paper"] != "–"}
+    assert set(told) == {"authors/mobilespeech", "authors/mega-tts"}
+    assert told["authors/mega-tts"]["paper_tag"] == "secondary" and told["authors/mega-tts"]["value"] == ""
+
+
+def test_check_finds_what_does_not_agree(folder, shipped):
+    with pytest.raises(ReportError, match="main.md is missing"):
+        check("mini", folder, shipped)
+    first = [path.read_bytes() for path in write_tables("mini", folder)]
+    check("mini", folder, shipped)
+    assert [path.read_bytes() for path in write_tables("mini", folder)] == first
+    text = (folder / "main.md").read_text()
+    (folder / "main.md").write_text(text.replace("0.200", "0.100"))
+    with pytest.raises(ReportError, match="main.md differs from its records"):
+        check("mini", folder, shipped)
+    (folder / "main.md").write_text(text)
+    (shipped / "model" / "weights.safetensors").write_bytes(b"another")
+    with pytest.raises(ReportError, match="wer of mobilespeech-mini on test is of model"):
+        check("mini", folder, shipped)
+    (shipped / "codec" / "weights.safetensors").unlink()
+    with pytest.raises(ReportError, match="wer of ground-truth-codec on test is of codec .* shipped is none"):
+        check("mini", folder, shipped)
+
+
+def test_two_records_of_one_thing_are_refused(folder):
+    write_records(folder / "zz.json", [make("ground-truth", "wer", 0.04)])
+    with pytest.raises(ReportError, match="zz.json and ours.json both have wer of ground-truth"):
+        Results("mini", folder)
+
+
+def test_only_tagged_figures_are_called_the_papers():
+    assert {r.tag for r in (*tables.PAPER, *tables.ELSEWHERE)} <= {"seen", "secondary"}
+    assert all(r.source for r in (*tables.PAPER, *tables.ELSEWHERE))
+
+
+def sweep(system="mobilespeech-mini", threads=1, slope=0.05, lengths=(2, 5, 10, 30)) -> list[Record]:
+    """What a sweep says of one system and thread count, but for the checkpoint."""
+    told = {"threads": threads, "n": 7}
+    found = []
+    for s in lengths:
+        at = {"split": f"bench-{s}s", **told}
+        parts = {"rtf_total": slope, "rtf_smd": slope * 0.7, "rtf_codec": slope * 0.3}
+        found += [make(system, metric, value, **at) for metric, value in parts.items()]
+        found += [make(system, "audio_seconds", s * 1.1, **at), make(system, "peak_rss_mb", 700 + 4.4 * s, **at)]
+    law = {"time_fixed": 0.01, "time_linear": slope, "time_quadratic": 0.2, "time_r2": 0.99, "time_error": 0.04}
+    law |= {"memory_fixed": 700, "memory_linear": 4, "memory_r2": 0.9, "memory_error": 0.02}
+    return found + [make(system, metric, value, split="cost-law", **told) for metric, value in law.items()]
+
+
+def test_laws_and_token_shares_have_tables(tmp_path):
+    shares = [make("m-bf16", f"token_agreement_free_layer{j}", 1 - j / 10, split="none") for j in (2, 1, 10)]
+    found = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16"), *shares]
+    write_records(tmp_path / "sweep.json", found)
+    text = main_markdown(Results("mini", tmp_path))  # one law for each thread count is no clash
+    laws = text.split("## Cost laws")[1].split("##")[0]
+    assert "| mobilespeech-mini | 2 | cpu: test | 7 | [0.0100](sweep.json) (0.0000 to 0.0300) | [0.0300]" in laws
+    assert laws.count("\n| mobilespeech-mini") == 3 and "[700](sweep.json)" in laws
+    shown = text.split("## Tokens of other precisions")[1].split("##")[0]
+    assert (
+        "| system | tokens | texts | layer 1 | layer 2 | layer 10 |" in shown
+        and "| m-bf16 | free | 20 | [0.900]" in shown
+    )
+
+
+def test_speed_is_drawn_by_component_law_and_quality(folder):
+    swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16")]
+    figure = figures.rtf_length(swept)
+    total, *parts = figure.axes[:4]
+    assert [axis.get_title("left") for axis in parts] == [
+        "ours, mini, 1 thread", "ours, mini, 2 threads", "ours, mini, bf16, 1 thread",
+    ]  # fmt: skip
+    assert total.get_legend() is None and len(figure.axes[4].get_legend().texts) == 3  # in a place that is free
+    assert {line.get_label() for line in parts[0].lines if line.get_label()[0] != "_"} == {
+        "total",
+        "mask decoder",
+        "codec",
+    }
+    assert "n = 7 repeats" in figure.get_supxlabel()
+    time, memory = figures.cost_law(swept).axes
+    law = next(line for line in time.lines if line.get_label().startswith("ours, mini, 1 thread"))
+    x, y = law.get_data()
+    assert x[-1] == pytest.approx(33) and y[-1] == pytest.approx(0.01 + 0.05 * 33 + 0.2e-3 * 33**2)
+    assert "R² 0.990, error up to 4.0 %" in law.get_label() and len(memory.lines) == len(time.lines)
+    points = {
+        float(line.get_xdata()[0]): float(line.get_ydata()[0]) for line in time.lines if len(line.get_xdata()) == 1
+    }
+    assert points[33.0] == pytest.approx(0.05 * 33)  # seconds, of the speech as long as it was
+
+    records = [record for file in folder.glob("*.json") for record in read_file(file)]
+    exports = [make(f"mobilespeech-mini-{end}", "wer", 0.1, split="test-exports", n=24) for end in ("fp32", "int8")]
+    speed = [
+        make(f"mobilespeech-mini-{end}", "rtf_total", 0.03, split="bench-10s", threads=1) for end in ("fp32", "int8")
+    ]
+    figure = figures.quality_speed([*records, *exports, *speed], "test", "mini")
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert {"S=4", "ONNX fp32", "ONNX int8", "paper, quoted: A100 0.09", "paper, quoted: phone 0.8–1.0"} < set(words)
+    assert "ONNX int8" not in [text.get_text() for text in figure.axes[1].texts]  # SIM was not judged
+    assert "n = 20/24 utterances; RTF over n = 3/20 repeats" in figure.get_supxlabel()
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "passes in layer 1; cpu: test", "exported models, beside PyTorch; cpu: test",
+    ]  # fmt: skip
+    spans = sorted(patch.get_x() for patch in figure.axes[0].patches)
+    assert spans == [0.09, 0.8]
+
+
+def test_labels_read_precision_and_passes():
+    assert figures.label("mobilespeech-mini-bf16") == "ours, mini, bf16"
+    assert figures.label("mobilespeech-mini-bf16-steps4") == "ours, mini, bf16, S=4"
+    assert figures.label("mobilespeech-mini-int8") == "ours, mini int8"
+    assert figures.label("mobilespeech-mini-steps16") == "ours, mini, S=16"
+
+
+def test_figures_are_drawn_and_stable(folder, tmp_path):
+    write_records(folder / "sweep.json", sweep(threads=2))
+    rng = np.random.default_rng(0)
+    with open(folder / "train-model.jsonl", "w") as file:
+        for step in range(0, 400, 20):
+            row = {"step": step, "split": "train", "loss": 6 - step / 200 + rng.normal() / 20, "seconds": step * 1.5}
+            file.write(json.dumps(row) + "\n")
+            if step % 100 == 0:
+                layers = {f"ce_{j}": 6 - step / 300 for j in (1, 8)} | {f"acc_{j}": step / 1000 for j in (1, 8)}
+                file.write(json.dumps({"step": step, "split": "dev", "loss": 6 - step / 250, **layers}) + "\n")
+        file.write('{"step": 400, "sp')  # cut off
+    written = figures.draw_all("mini", folder, tmp_path / "a")
+    names = {"metrics-paper-demo", "metrics-test", "quality-speed-test", "rtf-length", "steps-test", "train-model"}
+    names |= {"cost-law", "word-errors-test"}
+    assert {path.name for path in written} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
+    again = figures.draw_all("mini", folder, tmp_path / "b")
+    for one, two in zip(written, again, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+        assert one.stat().st_size > 2000
+
+
+def test_dots_count_the_utterances_of_the_systems_they_show():
+    found = [make("mobilespeech-mini", "wer", 0.1, n=20), make("mobilespeech-mini-steps4", "wer", 0.1, n=5)]
+    figure = figures.metric_dots(found, found[0].split)
+    assert "n = 20 utterances" in figure.get_supxlabel()
+
+
+def test_figures_say_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="evaluate it first"):
+        figures.metric_dots([], "test")
+    with pytest.raises(ValueError, match="at least two"):
+        figures.steps_tradeoff([], "test", "mini")
+    with pytest.raises(ValueError, match="run the bench"):
+        figures.rtf_length([])
+    with pytest.raises(ValueError, match="bench --sweep"):
+        figures.cost_law([])
+    with pytest.raises(ValueError, match="0 systems have both WER"):
+        figures.quality_speed([], "test", "mini")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.training_curves([{"step": 1}])
+    (tmp_path / "log.jsonl").write_text("no\n{}\n")
+    with pytest.raises(ValueError, match="line 1"):
+        figures.read_log(tmp_path / "log.jsonl")
