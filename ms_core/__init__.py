@@ -6,7 +6,7 @@ torch.
 
 import importlib
 
-_HOMES = {"MobileSpeech": "ms_core.synthesis", "Voice": "ms_core.synthesis", "load_preset": "ms_core.config"}
+_HOMES = {"MobileSpeech": "ms_core.synthesis", "Voice": "ms_core.tokens", "load_preset": "ms_core.config"}
 
 __all__ = ["MobileSpeech", "Voice", "load_preset"]
 

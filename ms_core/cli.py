@@ -236,8 +236,9 @@ def data(
         typer.echo(f"{paths.data()}: {', '.join(fetch(source, split))}")
         return
     from ms_core.checkpoint import CheckpointError
-    from ms_core.codec.mini import load_codec
-    from ms_core.data.prepare import aligned, read_cuts
+    from ms_core.codec import load_codec
+    from ms_core.data.corpora import read_cuts
+    from ms_core.data.prepare import aligned
     from ms_core.data.shards import synthetic_cuts, write_shards
     from ms_core.training.runs import codec_folder, prepared
 
@@ -416,7 +417,7 @@ def bench(
     if out is not None:
         check_out(out, ".json")
     from ms_core.config import load_preset
-    from ms_core.data.prepare import read_cuts
+    from ms_core.data.corpora import read_cuts
     from ms_core.evaluation.bench import bench as run
     from ms_core.evaluation.bench import bench_records, footprint_records, training_records
     from ms_core.evaluation.records import Provenance, write_records

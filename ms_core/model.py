@@ -9,30 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
-from ms_core.codec.mini import Codec
+from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
 from ms_core.text import BOUNDARIES, PHONES, phone_ids
+from ms_core.tokens import Batch
 
 FORMAT = "ms-model-1"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tokenised speech: b utterances with a prompt each. Padding is phone id 0, duration 0, code 0."""
-
-    phones: Int[Tensor, "b p"]
-    durations: Int[Tensor, "b p"]
-    codes: Int[Tensor, "b n t"]
-    prompt_phones: Int[Tensor, "b q"]
-    prompt_durations: Int[Tensor, "b q"]
-    prompt_codes: Int[Tensor, "b n s"]
-
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(**{k: v.to(device) for k, v in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -2,84 +2,29 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.align import align, durations
 from ms_core.audio import load_speech, resample
-from ms_core.checkpoint import CheckpointError, sha256, write_atomic
-from ms_core.codec.mini import Codec, load_codec
+from ms_core.checkpoint import CheckpointError
+from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
 from ms_core.crossfade import joined
-from ms_core.data.prepare import Tokens
+from ms_core.decoding import fill_grid
 from ms_core.encoder import round_durations
+from ms_core.files import sha256
 from ms_core.model import MobileSpeechModel, VoiceStates
-from ms_core.smd import fill_grid
 from ms_core.text import BOUNDARIES, FIRST_PHONES, PHONES, chunks, phone_ids, phonemise
+from ms_core.tokens import Tokens, Voice, VoiceError
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
 PROMPT_SECONDS = 3.0  # the paper's prompt length
 CHUNK_PHONES = 160  # a longer text is spoken in parts, cut at its pauses: about 12 s, the longest seen in training
-VOICE_BYTES = 16 << 20  # a larger voice file is refused
-
-
-class VoiceError(ValueError):
-    """A voice that cannot be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class Voice:
-    """An enrolled speaker: the prompt's codes (n, t), phones with their durations in frames, and where it came from."""
-
-    codes: Int[torch.Tensor, "n t"]
-    phones: tuple[str, ...]
-    durations: tuple[int, ...]
-    token_digest: str
-    meta: dict[str, str] = field(default_factory=dict)
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; a failure leaves nothing behind."""
-        tensors = {
-            "codes": self.codes.to(torch.int16).contiguous(),
-            "phones": torch.tensor(phone_ids(self.phones), dtype=torch.int16),
-            "durations": torch.tensor(self.durations, dtype=torch.int16),
-        }
-        meta = {**self.meta, "format": "ms-voice-1", "token_digest": self.token_digest}
-        write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata=meta))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Voice":
-        """Raises VoiceError for a file that is missing, too large, or no voice."""
-        path = Path(path)
-        if not path.is_file():
-            raise VoiceError(f"no voice file {path}; shipped voices: {', '.join(shipped_voices()) or 'none'}")
-        if path.stat().st_size > VOICE_BYTES:
-            raise VoiceError(f"{path}: {path.stat().st_size} bytes are too many for a voice (at most {VOICE_BYTES})")
-        try:
-            with safe_open(path, "pt") as file:
-                meta = dict(file.metadata() or {})
-                codes, phones, frames = (file.get_tensor(k).long() for k in ("codes", "phones", "durations"))
-        except (SafetensorError, OSError) as error:
-            raise VoiceError(f"{path}: not a voice file ({error})") from None
-        good = meta.pop("format", "") == "ms-voice-1" and codes.ndim == 2 and phones.shape == frames.shape
-        good = good and all(x.numel() and int(x.min()) >= 0 for x in (codes, phones, frames))
-        good = good and phones.ndim == 1 and int(phones.max()) < len(PHONES)
-        if not good or int(frames.sum()) != codes.shape[1]:
-            raise VoiceError(f"{path}: not a voice file of this version (format, shapes or durations are wrong)")
-        names = tuple(PHONES[i] for i in phones)
-        return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
-
-
-def shipped_voices() -> list[str]:
-    """Names of the voices that the package carries."""
-    return sorted(p.stem for p in (paths.ASSETS / "voices").glob("*.safetensors"))
 
 
 class MobileSpeech:

@@ -16,9 +16,10 @@ from lhotse import CutSet
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, DataConfig, DecodingConfig, ModelConfig, Preset, TrainConfig
 from ms_core.data import prepare
-from ms_core.data.prepare import Tokens, collate
-from ms_core.model import Batch, MobileSpeechModel
+from ms_core.data.batches import collate
+from ms_core.model import MobileSpeechModel
 from ms_core.text import phone_ids
+from ms_core.tokens import Batch, Tokens
 
 torch.set_num_threads(1)
 

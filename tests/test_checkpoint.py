@@ -10,15 +10,8 @@ import pytest
 import torch
 
 from ms_core import checkpoint
-from ms_core.checkpoint import (
-    CheckpointError,
-    damaged,
-    load_checkpoint,
-    save_checkpoint,
-    sha256,
-    write_atomic,
-    write_json,
-)
+from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
+from ms_core.files import sha256, write_atomic, write_json
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from ms_core import paths
 from ms_core.cli import app
-from ms_core.codec.mini import load_codec
+from ms_core.codec import load_codec
 from ms_core.config import load_preset
 from ms_core.data import prepare
 from ms_core.evaluation import peers
 from ms_core.evaluation.records import read_records
-from ms_core.synthesis import Voice
+from ms_core.tokens import Voice
 
 SMOKE = paths.ASSETS / "smoke"
 PROMPT = SMOKE / "audio" / "test" / "445-06.opus"

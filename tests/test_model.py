@@ -9,10 +9,12 @@ from conftest import CODEC, MODEL, batch_of, global_rng_untouched, new_model, un
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import MaskConfig
+from ms_core.decoding import fill_grid
 from ms_core.layers import lengths_to_mask
-from ms_core.model import FORMAT, Batch, MobileSpeechModel, duration_loss
-from ms_core.smd import apply_mask, draw_masks, fill_grid
+from ms_core.model import FORMAT, MobileSpeechModel, duration_loss
+from ms_core.smd import apply_mask, draw_masks
 from ms_core.text import phone_ids
+from ms_core.tokens import Batch
 
 MASKS = MaskConfig(alpha=0.75, p_rank="uniform")
 PAIRS = [(utterance(seed, 2), utterance(10 + seed, 3 + seed)) for seed in range(3)]

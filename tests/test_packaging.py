@@ -18,7 +18,7 @@ from ms_core.align import align
 from ms_core.audio import load_speech
 from ms_core.config import PRESET_NAMES, DataConfig, load_preset
 from ms_core.data import corpora
-from ms_core.data.prepare import DataError, read_cuts
+from ms_core.data.corpora import DataError, read_cuts
 from ms_core.report import tables
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())

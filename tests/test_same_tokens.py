@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ms_core import paths
-from ms_core.checkpoint import sha256
+from ms_core.files import sha256
 from ms_core.synthesis import MobileSpeech
 from ms_core.text import phonemise
 

@@ -9,20 +9,12 @@ from conftest import MODEL, global_rng_untouched, stir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_core.additions import GAIN, CodebookPrior, PromptCopy
 from ms_core.config import MaskConfig
+from ms_core.decoding import fill_grid, gumbel, still_masked
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates
-from ms_core.smd import (
-    GAIN,
-    CodebookPrior,
-    PromptCopy,
-    SpeechMaskDecoder,
-    apply_mask,
-    draw_masks,
-    fill_grid,
-    gumbel,
-    still_masked,
-)
+from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
 
 N, BINS, DIM = 3, 32, MODEL.dim
 MASK = BINS

@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ms_core import paths, synthesis
+from ms_core import paths, synthesis, tokens
 from ms_core.align import Aligned
 from ms_core.audio import AudioError
 from ms_core.checkpoint import CheckpointError
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import ConfigError, DecodingConfig
 from ms_core.crossfade import SHORTEST, blend
-from ms_core.synthesis import MobileSpeech, Voice, VoiceError, first_words
+from ms_core.synthesis import MobileSpeech, first_words
 from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phonemise
+from ms_core.tokens import Voice, VoiceError
 
 TEXT = "Hello there, this is a test."
 
@@ -265,7 +266,7 @@ def test_a_full_disk_keeps_the_earlier_voice(voice, codec, tmp_path, monkeypatch
         temporary.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(synthesis, "save_file", full)
+    monkeypatch.setattr(tokens, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         new_voice(codec, 1).save(path)
     assert path.read_bytes() == before
@@ -302,7 +303,7 @@ def test_files_that_are_no_voices(voice, tmp_path, monkeypatch) -> None:
     for name in ("part", "text"):
         with pytest.raises(VoiceError, match=f"{name}.safetensors: not a voice file"):
             Voice.load(tmp_path / f"{name}.safetensors")
-    monkeypatch.setattr(synthesis, "VOICE_BYTES", 10)
+    monkeypatch.setattr(tokens, "VOICE_BYTES", 10)
     with pytest.raises(VoiceError, match="bytes are too many for a voice"):
         Voice.load(path)
 
@@ -408,7 +409,7 @@ def shipped(codec, model, tmp_path, monkeypatch):
 def test_a_pair_is_loaded_by_name_or_folder(shipped, codec) -> None:
     by_name, by_folder = MobileSpeech.from_pretrained("tiny"), MobileSpeech.from_pretrained(shipped)
     voice = by_name.load_voice("anna")
-    assert synthesis.shipped_voices() == ["anna"]
+    assert tokens.shipped_voices() == ["anna"]
     assert np.array_equal(by_name.synthesize(TEXT, voice), by_folder.synthesize(TEXT, voice))
     assert by_name.checkpoint == by_folder.checkpoint
     assert len(by_name.checkpoint) == 64

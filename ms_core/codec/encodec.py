@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ms_core import paths
-from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint, sha256
-from ms_core.codec.mini import check_codes
+from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
+from ms_core.codec.protocol import check_codes
 from ms_core.config import CodecConfig, ConfigError, parse
+from ms_core.files import sha256
 
 FORMAT = "ms-codec-encodec-1"
 OFFICIAL = "encodec_24khz-d7cc33bc.th"  # the authors' file; the name carries the start of its sha256

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
+from ms_core.codec.protocol import check_codes
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import stft
 from ms_core.config import CodecConfig, parse
@@ -29,26 +29,6 @@ from ms_core.config import CodecConfig, parse
 MEL_FLOOR = 5e-3  # added to a mel magnitude before the logarithm: about the room noise of LibriSpeech. Our choice
 # what decides the tokens; the decoder may change without them
 TOKEN_FIELDS = {"kind", "sample_rate", "hop", "n_q", "bins", "n_mels", "n_fft", "substeps", "latent_dim"}
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """What MobileSpeech asks of a codec."""
-
-    config: CodecConfig
-
-    @property
-    def token_digest(self) -> str:
-        """A hash of all that decides which token a sound gets; tokens of another digest are another language."""
-
-    def encode(self, wav: Float[Tensor, "b 1 l"]) -> Int[Tensor, "b n t"]:
-        """Waveform in [-1, 1] at config.sample_rate to codes in [0, bins - 1], t = ceil(l / hop)."""
-
-    def decode(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b 1 l"]:
-        """Codes to a waveform of l = t * hop samples. Fewer than N layers may be given: the lowest ones."""
-
-    def codebooks(self) -> Float[Tensor, "n bins dim"]:
-        """The code vectors, whose sum over layers is the latent that the decoder sees."""
 
 
 class MiniCodec(nn.Module):
@@ -192,24 +172,3 @@ def kmeans(x: Float[Tensor, "k c"], bins: int, iterations: int, generator: torch
         elif (count == 0).any():
             book[count == 0] = x[torch.randint(len(x), (int((count == 0).sum()),), generator=generator)]
     return book
-
-
-def check_codes(codes: Tensor, config: CodecConfig) -> None:
-    """Raises ValueError for a wrong shape or an index outside the codebooks."""
-    if codes.ndim != 3 or not 1 <= codes.shape[1] <= config.n_q:
-        raise ValueError(f"codes of shape {tuple(codes.shape)}: expected (batch, 1 to {config.n_q} layers, frames)")
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < config.bins:
-        raise ValueError(f"codes between {int(codes.min())} and {int(codes.max())}: allowed are 0 to {config.bins - 1}")
-
-
-def load_codec(folder: Path) -> Codec:
-    """The codec saved in a folder, of either kind."""
-    try:
-        kind = json.loads((Path(folder) / "config.json").read_text())["config"]["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no readable codec checkpoint here ({error})") from None
-    if kind == "encodec":
-        from ms_core.codec.encodec import EncodecCodec
-
-        return EncodecCodec.load(Path(folder))
-    return MiniCodec.load(Path(folder))

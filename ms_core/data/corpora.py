@@ -1,4 +1,4 @@
-"""Public corpora: fetching them by lhotse's recipes, and our selection of LibriSpeech as a manifest.
+"""Corpora: reading them as lhotse cuts, fetching public ones, and our selection of LibriSpeech as a manifest.
 
 The `mini` preset is trained and tested on a selection of LibriSpeech (Panayotov et al. 2015, CC BY 4.0), 8.9 h of
 train-clean-100 for training and parts of test-other and test-clean. The package carries the utterances' names, so that
@@ -6,19 +6,99 @@ anyone gets the same sets out of the published archives.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import soundfile
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from ms_core import paths
-from ms_core.checkpoint import write_atomic
 from ms_core.config import DataConfig
-from ms_core.data.prepare import DataError
+from ms_core.files import write_atomic
 
 SELECTION = paths.ASSETS / "librispeech-selection.tsv"  # set sex speaker utterances (names without the speaker)
 PARTS = {"train": "train-clean-100", "dev-other": "test-other", "test-clean-24spk": "test-clean"}  # set -> archive
 COLUMNS = ("set", "utt", "speaker", "sex", "seconds", "path", "text")
+
+
+class DataError(ValueError):
+    """Speech data that is missing or cannot be used; the message says what and where."""
+
+
+def read_cuts(config: DataConfig, split: str) -> CutSet:
+    """Recordings and transcripts of a split, unaligned.
+
+    `librispeech` and `shipped` read a `manifest.tsv` (set utt speaker sex seconds path text); a folder without one must
+    hold LibriSpeech's own layout, and is read by lhotse's recipe. "a+b" joins splits. Raises DataError when nothing is
+    there, and for a folder of shards.
+    """
+    if "/" in split:
+        raise DataError(f"{split!r} is a folder of shards, which hold no recordings: name a split of {config.corpus}")
+    if "+" in split:
+        return CutSet.from_cuts(cut for part in split.split("+") for cut in read_cuts(config, part))
+    root = paths.ASSETS / "smoke" if config.corpus == "shipped" else paths.data()
+    manifest = root / "manifest.tsv"
+    if config.corpus == "libritts":
+        return _recipe_cuts("libritts", root, split)
+    if config.corpus == "libriheavy":
+        return CutSet.from_cuts(_libriheavy_cuts(root / "libriheavy", split))
+    if not manifest.is_file():
+        if config.corpus == "shipped":
+            raise DataError(f"{manifest} is missing: the package is incomplete, install it again")
+        return _recipe_cuts("librispeech", root, split)
+    with open(manifest, newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if r["set"] == split]
+    if not rows:
+        raise DataError(f"{manifest} has no utterance of set {split!r}")
+    return CutSet.from_cuts(_cut(row, root) for row in rows)
+
+
+def _cut(row: dict[str, str], root: Path) -> MonoCut:
+    recording = Recording.from_file(root / row["path"], recording_id=row["utt"])
+    supervision = SupervisionSegment(
+        row["utt"], row["utt"], 0.0, recording.duration, 0, row["text"], "en", row["speaker"], row["sex"]
+    )
+    return MonoCut(row["utt"], 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
+
+
+def _recipe_cuts(corpus: str, root: Path, split: str) -> CutSet:
+    """Cuts by lhotse's own recipe from a corpus unpacked under `root`."""
+    from lhotse.recipes import prepare_librispeech, prepare_libritts
+
+    folder = root / {"librispeech": "LibriSpeech", "libritts": "LibriTTS"}[corpus]
+    if not (folder / split).is_dir():
+        raise DataError(
+            f"no {split!r} under {folder}: set MS_DATA to the folder that holds {folder.name}, or fetch it with "
+            f"`ms-core data --download {corpus} --split {split}`"
+        )
+    prepare = {"librispeech": prepare_librispeech, "libritts": prepare_libritts}[corpus]
+    manifests = prepare(folder, dataset_parts=split)[split]
+    cuts = CutSet.from_manifests(recordings=manifests["recordings"], supervisions=manifests["supervisions"])
+    return cuts.trim_to_supervisions(keep_overlapping=False)
+
+
+def _libriheavy_cuts(folder: Path, split: str) -> Iterator[MonoCut]:
+    """Utterances of LibriHeavy (Kang et al. 2023), read cut by cut.
+
+    Its manifests are lhotse's own, and need no recipe: `libriheavy_cuts_<split>.jsonl.gz`, each utterance a part of a
+    long recording of LibriLight under `download/librilight`, as the authors' `run.sh` leaves them in its folder. Texts
+    are the books', with case and punctuation. Raises DataError for a manifest or recording that is missing.
+    """
+    manifest = folder / f"libriheavy_cuts_{split}.jsonl.gz"
+    if not manifest.is_file():
+        raise DataError(
+            f"{manifest} is missing: set MS_DATA to the folder that holds {folder.name}, a checkout of "
+            "k2-fsa/libriheavy whose run.sh has fetched the manifests, and LibriLight into download/librilight"
+        )
+    seen = None
+    for cut in CutSet.from_jsonl_lazy(manifest).with_recording_path_prefix(folder):
+        source = cut.recording.sources[0].source
+        if source != seen and not Path(source).is_file():
+            raise DataError(f"{source} is missing, {manifest} names it: unpack LibriLight there")
+        seen, supervision = source, cut.supervisions[0]
+        supervision.text = supervision.text or supervision.custom["texts"][0]
+        supervision.custom = None  # the text before and what a recogniser heard
+        yield cut.with_id(cut.id.replace("/", "-"))  # ids name files
 
 
 def archives(config: DataConfig, split: str | None = None) -> list[str]:

@@ -23,12 +23,14 @@ from lhotse.supervision import AlignmentItem
 from lhotse.utils import fastcopy
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ms_core.checkpoint import write_json
-from ms_core.codec.mini import Codec
+from ms_core.codec import Codec
 from ms_core.config import Preset, TrainConfig
-from ms_core.data.prepare import DataError, Sampler, Tokens, tokens
-from ms_core.model import Batch
+from ms_core.data.batches import Sampler
+from ms_core.data.corpora import DataError
+from ms_core.data.prepare import tokens
+from ms_core.files import write_json
 from ms_core.text import BOUNDARIES, BOUNDARY, PHONES
+from ms_core.tokens import Batch, Tokens
 
 INFO, FORMAT = "shards.json", "ms-shards-1"
 SHARD_SIZE = 1000  # utterances: about 10 MB of codes and text

@@ -17,8 +17,9 @@ from ms_core.config import CodecConfig, ConfigError, Preset, load_preset
 from ms_core.data.shards import INFO, synthetic_cuts, write_shards
 from ms_core.evaluation.bench import PHONES_PER_SECOND, counting_flops
 from ms_core.evaluation.records import Provenance, Record, RecordError
-from ms_core.model import Batch, MobileSpeechModel
+from ms_core.model import MobileSpeechModel
 from ms_core.text import BOUNDARY, phone_ids
+from ms_core.tokens import Batch
 
 A100_PEAK = 312e12  # operations a second in bf16, dense: NVIDIA's data sheet
 UTILISATION = (0.4, 0.3)  # of that peak: an assumption, usual for Transformers of this size; we have not measured it

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from ms_core import paths
-from ms_core.checkpoint import sha256, write_atomic
+from ms_core.files import sha256, write_atomic
 from ms_core.text import BOUNDARIES, TextError
 from ms_core.text import normalise as read_words
 

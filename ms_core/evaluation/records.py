@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ms_core import paths
-from ms_core.checkpoint import sha256, write_json
+from ms_core.files import sha256, write_json
 
 DIGITS = 6  # decimals of a stored number
 RESAMPLES = 2000

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ms_core.checkpoint import hours_behind, write_json
+from ms_core.checkpoint import hours_behind
 from ms_core.config import Config
 from ms_core.evaluation.records import Record, git_commit
+from ms_core.files import write_json
 
 METRICS = ("wer", "sim_campp", "distillmos")
 

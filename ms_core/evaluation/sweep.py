@@ -25,8 +25,9 @@ from ms_core.config import DecodingConfig, parse
 from ms_core.evaluation.bench import bench_records, passage, peak_rss_mb, reset_peak_rss, text_of_length, torch_threads
 from ms_core.evaluation.records import LEVEL, RESAMPLES, Interval, Provenance, Record, bootstrap
 from ms_core.report.tables import COST_LAW
-from ms_core.synthesis import CHUNK_PHONES, MobileSpeech, Voice
+from ms_core.synthesis import CHUNK_PHONES, MobileSpeech
 from ms_core.text import phonemise
+from ms_core.tokens import Voice
 
 SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)  # of speech, about
 THREADS = (1, 2)

@@ -32,8 +32,9 @@ from ms_core.export.onnx import LICENCE, SMALLEST_QUANTISED, ExportError, write_
 from ms_core.export.parity import agreement, compare_records, mobile_voice
 from ms_core.export.runtime.manifest import MobileError
 from ms_core.export.runtime.runtime import MobileRuntime
-from ms_core.synthesis import MobileSpeech, Voice, VoiceError, shipped_voices
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import chunks, phonemise
+from ms_core.tokens import Voice, VoiceError, shipped_voices
 from ms_core.training import runs as training_runs
 
 LIMITS = {"p": 256, "q": 128, "s": 512, "t": 1024, "r": 1024}

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ms_core.additions import GAIN
 from ms_core.codec.mini import MiniCodec
 from ms_core.model import MobileSpeechModel
 from ms_core.prompt import PromptStates
-from ms_core.smd import GAIN, SpeechMaskDecoder
+from ms_core.smd import SpeechMaskDecoder
 
 
 def wide(x: Tensor) -> Tensor:

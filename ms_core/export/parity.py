@@ -21,8 +21,9 @@ from ms_core.evaluation.bench import footprint, torch_threads
 from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
 from ms_core.export.runtime import MobileRuntime, MobileVoice
 from ms_core.export.runtime.runtime import SpeakerStates
-from ms_core.synthesis import MobileSpeech, Voice
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import chunks, phone_ids, phonemise
+from ms_core.tokens import Voice
 
 PYTORCH = "pytorch"
 _SPEAK = """

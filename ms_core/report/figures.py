@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ms_core import paths
-from ms_core.checkpoint import write_atomic
 from ms_core.config import load_preset
 from ms_core.evaluation import run_history
 from ms_core.evaluation.records import MILESTONES, Record, read_records
 from ms_core.evaluation.run_history import Milestone
+from ms_core.files import write_atomic
 from ms_core.report.listening import SCALES
 from ms_core.report.tables import (
     CONDITION,

@@ -22,11 +22,11 @@ from matplotlib.image import imsave
 
 from ms_core import paths
 from ms_core.audio import read_audio
-from ms_core.checkpoint import json_text, write_atomic
 from ms_core.config import ConfigError, load_preset
 from ms_core.evaluation.eval_set import DEMO, demo_rows
 from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
 from ms_core.evaluation.records import Provenance, read_file
+from ms_core.files import json_text, write_atomic
 from ms_core.report import plots
 from ms_core.report.figures import label
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key

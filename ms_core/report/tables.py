@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ms_core import paths
-from ms_core.checkpoint import sha256, write_atomic
 from ms_core.evaluation.records import Record, read_file, read_sourced
+from ms_core.files import sha256, write_atomic
 from ms_core.report import listening
 
 DASH = "–"

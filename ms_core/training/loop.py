@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ms_core.checkpoint import CheckpointError, damaged, write_atomic, write_json
+from ms_core.checkpoint import CheckpointError, damaged
 from ms_core.config import TrainConfig
+from ms_core.files import write_atomic, write_json
 
 STATE, LOG, RUN = "state.safetensors", "log.jsonl", "run.json"
 

@@ -15,14 +15,17 @@ from accelerate import PartialState
 from lhotse import CutSet
 
 from ms_core import paths
-from ms_core.checkpoint import CheckpointError, sha256, write_atomic
-from ms_core.codec.mini import Codec, MiniCodec, load_codec
+from ms_core.checkpoint import CheckpointError
+from ms_core.codec import Codec, load_codec
+from ms_core.codec.mini import MiniCodec
 from ms_core.config import ConfigError, Preset
-from ms_core.data.prepare import DataError, prepare, read_cuts
+from ms_core.data.corpora import DataError, read_cuts
+from ms_core.data.prepare import prepare
 from ms_core.data.shards import Shards
+from ms_core.files import sha256, write_atomic
 from ms_core.model import MobileSpeechModel
-from ms_core.training.acoustic import DecoderTask, ModelTask
 from ms_core.training.loop import LOG, RUN, STATE, train
+from ms_core.training.tasks import DecoderTask, ModelTask
 
 FIT_SECONDS = 1.7 * 3600  # speech from which codebooks are set, at most: 300 frames an entry. Our choice
 

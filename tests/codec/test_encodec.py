@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ms_core.codec import encodec
+from ms_core.codec import Codec, encodec, load_codec
 from ms_core.codec.encodec import OFFICIAL, EncodecCodec, read_tensors
-from ms_core.codec.mini import Codec, MiniCodec, load_codec
+from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, ConfigError, load_preset
 
 CONFIG = CodecConfig(kind="encodec", sample_rate=24_000)

@@ -7,7 +7,8 @@ import torch
 from conftest import CODEC, global_rng_untouched, speech
 
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ms_core.codec.mini import Codec, MiniCodec, kmeans, load_codec, nearest
+from ms_core.codec import Codec, load_codec
+from ms_core.codec.mini import MiniCodec, kmeans, nearest
 
 
 def wave(seconds: float, seed: int) -> torch.Tensor:

@@ -9,7 +9,8 @@ from ms_core.align import Aligned
 from ms_core.config import ConfigError, override
 from ms_core.data import prepare
 from ms_core.data.augment import Equaliser, sped
-from ms_core.data.prepare import Sampler, tokens
+from ms_core.data.batches import Sampler
+from ms_core.data.prepare import tokens
 
 
 def features(codec, seed: int) -> np.ndarray:

@@ -16,22 +16,12 @@ from lhotse import CutSet
 
 from ms_core import paths
 from ms_core.config import override
-from ms_core.data import corpora, prepare
-from ms_core.data.prepare import (
-    BOUNDARY_IDS,
-    PAD_TO,
-    PHRASE_WORDS,
-    DataError,
-    Sampler,
-    Tokens,
-    collate,
-    label_pauses,
-    phrase,
-    read_ahead,
-    split,
-    window,
-)
+from ms_core.data import batches, corpora, prepare
+from ms_core.data.batches import PAD_TO, PHRASE_WORDS, Sampler, collate, label_pauses, phrase, split, window
+from ms_core.data.corpora import DataError
+from ms_core.data.prepare import read_ahead
 from ms_core.text import phone_ids
+from ms_core.tokens import BOUNDARY_IDS, Tokens
 
 UTTERANCES = st.builds(utterance, st.integers(0, 999), st.integers(1, 8))
 
@@ -207,12 +197,12 @@ def test_what_is_left_out_is_counted(corpus, codec, monkeypatch) -> None:
 
 def test_missing_data_says_what_to_do(tmp_path, corpus, monkeypatch) -> None:
     with pytest.raises(DataError, match="manifest.tsv has no utterance of set 'test'"):
-        prepare.read_cuts(PRESET.data, "test")
+        corpora.read_cuts(PRESET.data, "test")
     monkeypatch.setenv("MS_DATA", str(tmp_path / "empty"))
     with pytest.raises(DataError, match="set MS_DATA to the folder that holds LibriSpeech"):
-        prepare.read_cuts(PRESET.data, "dev-clean")
+        corpora.read_cuts(PRESET.data, "dev-clean")
     with pytest.raises(DataError, match="set MS_DATA to the folder that holds LibriTTS"):
-        prepare.read_cuts(PRESET.data.model_copy(update={"corpus": "libritts"}), "dev-clean")
+        corpora.read_cuts(PRESET.data.model_copy(update={"corpus": "libritts"}), "dev-clean")
 
 
 @pytest.fixture
@@ -238,7 +228,7 @@ def libriheavy(tmp_path, monkeypatch):
 
 def test_libriheavy_is_read_by_its_own_manifests(libriheavy, codec, monkeypatch) -> None:
     preset = override(PRESET, {"data.corpus": "libriheavy", "data.train": "small"})
-    first, second = prepare.read_cuts(preset.data, "small")
+    first, second = corpora.read_cuts(preset.data, "small")
     assert (first.id, first.duration) == ("small-100-a_book_64kb_mp3-01_chapter_64kb_0", 2.5)
     assert (first.supervisions[0].text, first.supervisions[0].speaker) == ('A "text"?', "100")
     assert np.allclose(second.load_audio()[0], speech(9.0, 0)[84_000:124_000], atol=1e-4)  # 5.25 s to 7.75 s
@@ -255,17 +245,17 @@ def test_libriheavy_is_read_by_its_own_manifests(libriheavy, codec, monkeypatch)
     assert len(list(prepared)) == 2
 
     with pytest.raises(DataError, match="libriheavy_cuts_large.jsonl.gz is missing: set MS_DATA to the folder that"):
-        list(prepare.read_cuts(preset.data, "large"))
+        list(corpora.read_cuts(preset.data, "large"))
     libriheavy.unlink()
     with pytest.raises(DataError, match=f"{libriheavy} is missing, .*small.jsonl.gz names it: unpack LibriLight there"):
-        list(prepare.read_cuts(preset.data, "small"))
+        list(corpora.read_cuts(preset.data, "small"))
     with pytest.raises(DataError, match="run.sh"):
         corpora.archives(preset.data, "small")
 
 
 def test_a_folder_of_shards_has_no_recordings() -> None:
     with pytest.raises(DataError, match="'/a/b.c' is a folder of shards.*name a split of librispeech"):
-        prepare.read_cuts(PRESET.data, "/a/b.c")
+        corpora.read_cuts(PRESET.data, "/a/b.c")
 
 
 def test_reading_ahead_is_ordered_and_bounded() -> None:
@@ -391,7 +381,7 @@ def test_phrases_come_with_the_prompt_of_another_utterance(cuts, monkeypatch) ->
     rng = np.random.default_rng(0)
     for cut in cuts["train"]:  # five words without a pause that is long enough: as without `phrases`
         assert len(stream.example(cut, rng)[1].words()) - 1 > PHRASE_WORDS
-    monkeypatch.setattr(prepare, "STOP_SECONDS", 0.01)
+    monkeypatch.setattr(batches, "STOP_SECONDS", 0.01)
     for cut in cuts["train"]:
         prompt, target = stream.example(cut, rng)
         check(prompt)

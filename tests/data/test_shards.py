@@ -12,10 +12,11 @@ from conftest import CODEC, PRESET, TRAIN, global_rng_untouched
 
 from ms_core.config import override
 from ms_core.data import prepare, shards
-from ms_core.data.prepare import DataError
+from ms_core.data.corpora import DataError
 from ms_core.data.shards import Shards, ShardSampler, read_batches, synthetic_cuts, write_shards
-from ms_core.training.acoustic import ModelTask
+from ms_core.tokens import BOUNDARY_IDS
 from ms_core.training.loop import train
+from ms_core.training.tasks import ModelTask
 
 SHORT = override(PRESET, {"data.max_seconds": 3.0})
 
@@ -87,7 +88,7 @@ def test_synthetic_speech_is_utterances_of_the_grid() -> None:
         whole = prepare.tokens(cut)
         assert whole.codes.shape == (CODEC.n_q, round(cut.duration * CODEC.frame_rate)) and 2 <= cut.duration <= 3
         assert len(whole.phones) == len(whole.durations) and whole.durations.sum() == whole.codes.shape[1]
-        spoken = ~np.isin(whole.phones, list(prepare.BOUNDARY_IDS))
+        spoken = ~np.isin(whole.phones, list(BOUNDARY_IDS))
         assert whole.durations[spoken].min() >= 1 and whole.codes.min() >= 0 and whole.codes.max() < CODEC.bins
     assert [c.supervisions[0].speaker for c in made[::10]] == ["s0", "s1", "s2"]
     assert not np.array_equal(made[0].codes.load(), next(synthetic_cuts(SHORT, 1, seed=1)).codes.load())

@@ -17,8 +17,9 @@ from ms_core.evaluation.records import Provenance
 from ms_core.evaluation.sweep import Cell, SweepError, cost_law
 from ms_core.export import graphs as module
 from ms_core.export.graphs import Graph
-from ms_core.synthesis import MobileSpeech, Voice
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import PHONES
+from ms_core.tokens import Voice
 
 
 class Attention(nn.Module):

@@ -14,8 +14,9 @@ from ms_core.export import executorch as module
 from ms_core.export.executorch import LIMITS, ExecutorchRuntime, main, measure, summary, to_int8
 from ms_core.export.graphs import graphs
 from ms_core.export.runtime import MobileError, MobileRuntime
-from ms_core.synthesis import MobileSpeech, Voice
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import PHONES, phonemise
+from ms_core.tokens import Voice
 
 pytest.importorskip("executorch.exir", reason="needs pip install 'ms-core[executorch]', which is large")
 TEXTS = ("Go on.", "The old bridge was built of grey stone, and every spring the water rose.")

@@ -25,8 +25,9 @@ from ms_core.export.onnx import ExportError, convert, export
 from ms_core.export.parity import PYTORCH, compare, compare_records
 from ms_core.export.runtime import MobileError, MobileRuntime, MobileVoice
 from ms_core.export.runtime.__main__ import main
-from ms_core.synthesis import MobileSpeech, Voice
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import PHONES, TextError, phonemise
+from ms_core.tokens import Voice
 
 TEXTS = ("Go on.", "The old bridge was built of grey stone, and every spring the water rose.", "Why, oh why?")
 NEAR = 1e-2  # of the peak: F0 is rounded differently, and its errors add up in the phase

@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from ms_core.codec import mini as torch_codec
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import istft, stft
+from ms_core.decoding import fill_grid as torch_fill_grid
+from ms_core.decoding import gumbel
+from ms_core.decoding import still_masked as torch_still_masked
 from ms_core.encoder import regulate as torch_regulate
 from ms_core.encoder import round_durations as torch_round_durations
 from ms_core.export.runtime import MobileError, MobileVoice, write_wav
@@ -25,11 +28,8 @@ from ms_core.export.runtime.codec import MobileCodec, Spectrum, render
 from ms_core.export.runtime.decoding import Noise, fill_grid, log_softmax, regulate, round_durations, still_masked
 from ms_core.export.runtime.manifest import FORMAT, CodecConstants, digest, read_manifest
 from ms_core.prompt import Condition
-from ms_core.smd import fill_grid as torch_fill_grid
-from ms_core.smd import gumbel
-from ms_core.smd import still_masked as torch_still_masked
-from ms_core.synthesis import Voice
 from ms_core.text import PHONES
+from ms_core.tokens import Voice
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1, 2**32 + 5, 2**40 + 17])

@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ms_core import paths
-from ms_core.checkpoint import CheckpointError, hours_behind, sha256
+from ms_core.checkpoint import CheckpointError, hours_behind
+from ms_core.codec import load_codec
 from ms_core.codec.encodec import EncodecCodec
-from ms_core.codec.mini import MiniCodec, load_codec
+from ms_core.codec.mini import MiniCodec
 from ms_core.config import Preset, load_preset, override
 from ms_core.data.shards import synthetic_cuts, write_shards
+from ms_core.files import sha256
 from ms_core.model import MobileSpeechModel
 from ms_core.training import loop as training
 from ms_core.training import runs as training_runs
-from ms_core.training.acoustic import DecoderTask, ModelTask
 from ms_core.training.loop import LOG, STATE, Meter, learning_rate, optimisers, step_seed, train
+from ms_core.training.tasks import DecoderTask, ModelTask
 
 DROPOUT = PRESET.model_copy(update={"model": MODEL.model_copy(update={"dropout": 0.1})})
 GAN = override(PRESET, {"train_codec.batch_seconds": 1.0, "train_codec.adversarial_from": 0.34})
@@ -291,7 +293,7 @@ from lhotse import CutSet
 sys.path[:0] = [{tests!r}, {tests!r} + "/training"]
 from conftest import PRESET
 from test_loop import decoder_task, model_task
-from ms_core.codec.mini import load_codec
+from ms_core.codec import load_codec
 from ms_core.data.shards import Shards
 from ms_core.training.loop import train
 
@@ -373,7 +375,7 @@ def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) 
     codec = load_codec(training_runs.codec_folder(preset))
     for split, count in (("train", 40), ("dev", 4)):
         write_shards(synthetic_cuts(preset, count), tmp_path / "shards" / split, codec, 10)
-    monkeypatch.setattr("ms_core.training.acoustic.DEV_SECONDS", 5.0)
+    monkeypatch.setattr("ms_core.training.tasks.DEV_SECONDS", 5.0)
     export = training_runs.train_model(preset)
     rows = log(export.parent)
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "dev")]

@@ -85,7 +85,7 @@ def fill_grid(
     """Codes (n_q, frames), layer by layer from the lowest; `known` (m, frames) are the lowest m layers, kept.
 
     In a layer of S > 1 passes each pass draws a token for every masked frame and keeps the surest; the last pass of a
-    layer is greedy. See `ms_core.smd.fill_grid`, of which this is the counterpart.
+    layer is greedy. See `ms_core.decoding.fill_grid`, of which this is the counterpart.
     """
     codes = np.full((n_q, frames), bins, dtype=np.int64)
     first = 0 if known is None else len(known)

@@ -1,4 +1,4 @@
-"""Voice files without torch: the same safetensors file that `ms_core.synthesis.Voice` writes."""
+"""Voice files without torch: the same safetensors file that `ms_core.tokens.Voice` writes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

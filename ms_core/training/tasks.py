@@ -15,14 +15,18 @@ from jaxtyping import Float, Int
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from ms_core.checkpoint import CheckpointError, hours_behind, sha256
-from ms_core.codec.mini import Codec, MiniCodec
+from ms_core.checkpoint import CheckpointError, hours_behind
+from ms_core.codec import Codec
+from ms_core.codec.mini import MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR, SourceFilterDecoder
 from ms_core.config import ConfigError, Preset
 from ms_core.data.augment import Equaliser
-from ms_core.data.prepare import DataError, Sampler, collate
+from ms_core.data.batches import Sampler, collate
+from ms_core.data.corpora import DataError
 from ms_core.data.shards import Shards, read_batches
-from ms_core.model import Batch, MobileSpeechModel
+from ms_core.files import sha256
+from ms_core.model import MobileSpeechModel
+from ms_core.tokens import Batch
 from ms_core.training.loop import step_seed
 
 LOG_FLOOR = 1e-3  # added to a linear magnitude before the logarithm in the decoder's losses. Our choice
