@@ -2,7 +2,7 @@
 
 The paper's durations come from an external aligner; which one is not known to us (its authors' other systems use the
 Montreal Forced Aligner, MFA). Our choice is pocketsphinx with the en-us model that its package carries, since it needs
-no download; MFA's TextGrids are read as well.
+no download.
 
 pocketsphinx carries its noise statistics from one utterance to the next, so that a result would depend on what was
 aligned before. Every utterance therefore gets a decoder of its own (15 ms), and `align` is a pure function.
@@ -10,13 +10,12 @@ aligned before. Every utterance therefore gets a decoder of its own (15 ms), and
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from ms_core import text as ms_text
-from ms_core.text import BOUNDARIES, BOUNDARY, PHONES, pronunciations
+from ms_core.text import BOUNDARIES, BOUNDARY, pronunciations
 
 SAMPLE_RATE = 16_000
 FRAME = 0.01
@@ -204,45 +203,3 @@ def durations(aligned: Aligned, n_frames: int, frame_rate: float) -> list[int]:
         ends[i] = min(ends[i], following)
         following = ends[i] - least[i]
     return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def read_textgrid(path: str | Path) -> Aligned:
-    """An MFA TextGrid (tiers "words" and "phones", ARPAbet with stress) as an alignment.
-
-    Raises AlignmentError for a file that is none, for a missing tier, a phone that is not ARPAbet (use MFA's
-    english_us_arpa model) and a word that MFA did not know ("spn").
-    """
-    from praatio import textgrid
-    from praatio.utilities.errors import PraatioException
-
-    try:
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
-        tiers = [grid.getTier(name).entries for name in ("words", "phones")]
-    except (PraatioException, OSError, KeyError, ValueError, IndexError) as error:
-        raise AlignmentError(f"{path} is not a TextGrid with the tiers 'words' and 'phones': {error}") from error
-    silences = {"", "sil", "sp", "<eps>"}
-    words = [w for w in tiers[0] if w.label not in silences]
-    phones, ends = [BOUNDARY], [0.0]
-    word = None
-    for start, end, label in tiers[1]:
-        if label in silences:
-            if phones[-1] != BOUNDARY:
-                phones.append(BOUNDARY)
-                ends.append(end)
-            ends[-1] = end
-            continue
-        if label not in PHONES or label in BOUNDARIES:
-            raise AlignmentError(f"{path}: {label!r} at {start:g} s is no ARPAbet phone with stress such as AA1 or ZH")
-        owner = next((i for i, w in enumerate(words) if w.start <= (start + end) / 2 < w.end), None)
-        if owner is None:
-            raise AlignmentError(f"{path}: the phone {label} at {start:g} s lies in no word")
-        if owner != word and phones[-1] != BOUNDARY:
-            phones.append(BOUNDARY)
-            ends.append(ends[-1])
-        word = owner
-        phones.append(label)
-        ends.append(end)
-    if phones[-1] != BOUNDARY:
-        phones.append(BOUNDARY)
-        ends.append(ends[-1])
-    return Aligned(phones, [0.0, *ends[:-1]], ends)

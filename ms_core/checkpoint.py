@@ -13,6 +13,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
+from ms_core import paths
 from ms_core.files import json_text, replacing, sha256
 
 MAX_WEIGHTS = 4 << 30  # bytes
@@ -68,6 +69,31 @@ def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], d
         raise CheckpointError(f"{weights}: not safetensors ({error})") from None
 
 
-def hours_behind(provenance: Mapping[str, object]) -> float:
+def total_training_hours(provenance: Mapping[str, object]) -> float:
     """Hours of training behind a checkpoint, with those of the checkpoints that it started from."""
     return round(sum(float(provenance.get(key, 0)) for key in ("training_hours", "hours_before")), 3)
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder with `codec/` and `model/` of a shipped checkpoint's name, or of a path.
+
+    Raises CheckpointError where there is neither.
+    """
+    shipped = paths.shipped(str(name))
+    folder = shipped if Path(str(name)).name == str(name) and shipped.is_dir() else Path(name)
+    if not folder.is_dir():
+        names = sorted(p.parent.name for p in paths.ASSETS.glob("*/model"))
+        raise CheckpointError(f"no model {str(name)!r}: give a folder, or one of the shipped {', '.join(names)}")
+    return folder
+
+
+def read_provenance(folder: str | Path) -> dict:
+    """What the model of a checkpoint folder says of its training: `name` and `data` of the preset, configs, hours.
+
+    Raises CheckpointError where that cannot be read.
+    """
+    file = Path(folder) / "model" / "config.json"
+    try:
+        return dict(json.loads(file.read_text())["provenance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot read what the model was trained with ({error})") from None

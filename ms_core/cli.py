@@ -6,12 +6,14 @@ writes a file writes it whole or not at all. Heavy libraries are imported inside
 
 import functools
 import json
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Annotated
 
@@ -79,24 +81,49 @@ Prompt = Annotated[Path | None, typer.Option(help="Recording to take the voice f
 PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turn errors of this package and of the file system into one line and exit code 2; show our warnings plainly."""
+def extra_of(module: str, requirements: Iterable[str]) -> str | None:
+    """The extra that brings a module, by a distribution's requirements; None for a module that no extra brings."""
+    top = module.partition(".")[0].replace("_", "-").lower()
+    for requirement in requirements if top != "ms-core" else ():
+        name = re.match(r"[\w-]+", requirement)[0].replace("_", "-").lower()
+        if name == top and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
+            return extra[1]
+    return None
+
+
+def _said(error: Exception) -> str | None:
+    """What to tell a person of an error, in one line; None for a fault of ours, which shall show its traceback."""
     from safetensors import SafetensorError  # what a full disk raises in its writer
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    if isinstance(error, ImportError) and error.name:
+        extra = extra_of(error.name, requires("ms-core") or ())
+        return extra and f"{error.name} is not installed: run `pip install 'ms-core[{extra}]'`"
+    ours = type(error).__module__.partition(".")[0] == "ms_core" or type(error).__module__ == __name__
+    if not ours and not isinstance(error, OSError | SafetensorError):
+        return None
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn errors that a person can mend into one line and exit code 2; show our warnings plainly, and all once."""
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if Path(filename).is_relative_to(paths.PACKAGE):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            typer.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", UserWarning)
+        warnings.showwarning = show
         try:
             yield
         except Exception as error:
-            ours = type(error).__module__.partition(".")[0] == "ms_core" or type(error).__module__ == __name__
-            if not ours and not isinstance(error, OSError | SafetensorError):
+            if (text := _said(error)) is None:
                 raise
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            typer.echo("error: " + "; ".join(lines), err=True)
+            typer.echo(f"error: {text}", err=True)
             raise typer.Exit(WRONG_INPUT) from None
-    for text in dict.fromkeys(str(w.message) for w in caught if Path(w.filename).is_relative_to(paths.PACKAGE)):
-        typer.echo(f"warning: {text}", err=True)
 
 
 def command(name: str) -> Callable:
@@ -346,6 +373,7 @@ def evaluate(
         raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
     import torch
 
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.config import DataConfig, DecodingConfig, parse
     from ms_core.evaluation import run_history
     from ms_core.evaluation.conditions import METRICS, STUDIES, evaluate_study
@@ -353,10 +381,9 @@ def evaluate(
     from ms_core.evaluation.evaluate import evaluate as run
     from ms_core.evaluation.records import MILESTONES, Provenance
     from ms_core.synthesis import MobileSpeech
-    from ms_core.training import runs as training_runs
 
-    tts, folder = MobileSpeech.from_pretrained(model), training_runs.pair_folder(model)
-    made = training_runs.made_with(folder)
+    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    made = read_provenance(folder)
     system = f"mobilespeech-{made['name']}"
     if passes:
         if len(passes) != tts.codec.config.n_q:
@@ -391,7 +418,7 @@ def bench(
         bool, typer.Option("--peers", help="Also time networks of other systems' shapes, in turns with ours.")
     ] = False,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="All lengths on 1 and 2 threads in fp32 and bf16, passes, and cost laws.")
+        bool, typer.Option("--sweep", help="All lengths on 1 and 2 threads in fp32 and bf16, and passes.")
     ] = False,
     lengths: Annotated[str | None, typer.Option(metavar="L,...", help="Of a sweep, s. Default: 2,5,10,20,30.")] = None,
     passes: Annotated[
@@ -416,16 +443,16 @@ def bench(
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
     if out is not None:
         check_out(out, ".json")
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.config import load_preset
     from ms_core.data.corpora import read_cuts
     from ms_core.evaluation.bench import bench as run
     from ms_core.evaluation.bench import bench_records, footprint_records, training_records
     from ms_core.evaluation.records import Provenance, write_records
     from ms_core.synthesis import MobileSpeech
-    from ms_core.training import runs as training_runs
 
-    tts, folder = MobileSpeech.from_pretrained(model), training_runs.pair_folder(model)
-    made = training_runs.made_with(folder)
+    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    made = read_provenance(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
@@ -487,19 +514,19 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
 ) -> None:
     """Export a model for a phone; `python -m ms_core.export.runtime` speaks with an ONNX export, without torch."""
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.synthesis import MobileSpeech
-    from ms_core.training import runs as training_runs
 
     if to is Runtime.executorch:
         from ms_core.export.executorch import export_executorch, need_executorch
 
         need_executorch()
         tts = MobileSpeech.from_pretrained(model)
-        folder = export_executorch(tts, out, training_runs.made_with(training_runs.pair_folder(model)), int8=int8)
+        folder = export_executorch(tts, out, read_provenance(checkpoint_folder(model)), int8=int8)
     else:
         from ms_core.export.onnx import export as run
 
-        made = training_runs.made_with(training_runs.pair_folder(model))
+        made = read_provenance(checkpoint_folder(model))
         folder = run(MobileSpeech.from_pretrained(model), out, int8, made)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")

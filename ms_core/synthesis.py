@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ms_core import paths
 from ms_core.align import align, durations
 from ms_core.audio import load_speech, resample
-from ms_core.checkpoint import CheckpointError
+from ms_core.checkpoint import checkpoint_folder
 from ms_core.codec import Codec, load_codec
 from ms_core.config import ConfigError, DecodingConfig
 from ms_core.crossfade import joined
@@ -43,11 +43,7 @@ class MobileSpeech:
 
         Raises CheckpointError when nothing is there, or the pair is damaged or does not belong together.
         """
-        shipped = paths.shipped(str(name))
-        folder = shipped if Path(str(name)).name == str(name) and shipped.is_dir() else Path(name)
-        if not folder.is_dir():
-            names = sorted(p.parent.name for p in paths.ASSETS.glob("*/model"))
-            raise CheckpointError(f"no model {str(name)!r}: give a folder, or one of the shipped {', '.join(names)}")
+        folder = checkpoint_folder(name)
         codec = load_codec(folder / "codec")
         model = MobileSpeechModel.load(folder / "model", codec)
         return cls(codec, model, model.decoding, sha256(folder / "model" / "weights.safetensors"))

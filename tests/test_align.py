@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_core import paths
-from ms_core.align import MIN_PHONE_FRAMES, Aligned, AlignmentError, align, align_scored, durations, read_textgrid
+from ms_core.align import MIN_PHONE_FRAMES, Aligned, AlignmentError, align, align_scored, durations
 from ms_core.audio import load_speech
 from ms_core.data.align import align_corpus
 from ms_core.text import BOUNDARIES, normalise, pronunciations
@@ -138,56 +138,6 @@ def test_durations_are_always_exact(parts: list[tuple[str, float]], off: int) ->
         return
     assert sum(got) == n_frames
     assert all(d >= (0 if p == "_" else 1) for p, d in zip(phones, got, strict=True))
-
-
-Intervals = list[tuple[float, float, str]]
-
-
-def textgrid(words: Intervals, phones: Intervals, second: str = "phones") -> str:
-    """A long TextGrid as MFA writes it."""
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", "xmax = 1", "tiers? <exists>"]
-    lines += ["size = 2", "item []:"]
-    for i, (name, intervals) in enumerate((("words", words), (second, phones)), start=1):
-        lines += [f"    item [{i}]:", '        class = "IntervalTier"', f'        name = "{name}"', "        xmin = 0"]
-        lines += ["        xmax = 1", f"        intervals: size = {len(intervals)}"]
-        for j, (start, end, label) in enumerate(intervals, start=1):
-            lines += [f"        intervals [{j}]:", f"            xmin = {start}", f"            xmax = {end}"]
-            lines += [f'            text = "{label}"']
-    return "\n".join(lines) + "\n"
-
-
-WORDS = [(0, 0.1, ""), (0.1, 0.3, "the"), (0.3, 0.6, "cat"), (0.6, 0.7, ""), (0.7, 0.9, "a"), (0.9, 1, "")]
-MFA_PHONES = [(0, 0.1, ""), (0.1, 0.2, "DH"), (0.2, 0.3, "AH0"), (0.3, 0.4, "K"), (0.4, 0.5, "AE1"), (0.5, 0.6, "T")]
-MFA_PHONES += [(0.6, 0.7, "sil"), (0.7, 0.9, "AH0"), (0.9, 1, "")]
-
-
-def test_a_textgrid_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.TextGrid"
-    path.write_text(textgrid(WORDS, MFA_PHONES), encoding="utf-8")
-    aligned = read_textgrid(path)
-    assert aligned.phones == ["_", "DH", "AH0", "_", "K", "AE1", "T", "_", "AH0", "_"]
-    assert aligned.ends == [0.1, 0.2, 0.3, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, 1.0]
-    assert aligned.starts == [0.0, *aligned.ends[:-1]]
-    assert durations(aligned, 50, 50) == [5, 5, 5, 0, 5, 5, 5, 5, 10, 5]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("no TextGrid", "not a TextGrid"),
-        (textgrid(WORDS, MFA_PHONES, second="segments"), "not a TextGrid with the tiers"),
-        (textgrid(WORDS, [*MFA_PHONES[:-2], (0.7, 0.9, "ə"), (0.9, 1, "")]), "'ə' at 0.7 s is no ARPAbet"),
-        (textgrid(WORDS, [*MFA_PHONES[:-2], (0.7, 0.9, "spn"), (0.9, 1, "")]), "'spn' at 0.7 s"),
-        (textgrid([(0, 0.3, ""), *WORDS[2:]], MFA_PHONES), "the phone DH at 0.1 s lies in no word"),
-    ],
-)
-def test_bad_textgrids_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "a.TextGrid"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(AlignmentError, match=message):
-        read_textgrid(path)
-    with pytest.raises(AlignmentError, match="not a TextGrid"):
-        read_textgrid(tmp_path / "missing.TextGrid")
 
 
 def test_a_corpus_run_resumes(tmp_path: Path, speech: Speech) -> None:

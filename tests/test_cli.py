@@ -327,8 +327,6 @@ def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
                 if (s, split, t) == (f"mobilespeech-tiny{end}", f"bench-{seconds}s", threads)
             }
             assert at == parts | {"audio_seconds", "peak_rss_mb"}
-        assert found[f"mobilespeech-tiny{end}", "time_linear", "cost-law", threads].n == 2
-        assert found[f"mobilespeech-tiny{end}", "memory_fixed", "cost-law", threads].value > 0
     assert ("mobilespeech-tiny-steps2", "rtf_total", "bench-1s", 1) in found
     assert ("mobilespeech-tiny-bf16", "token_agreement_forced_layer3", "none", 1) in found
     assert found["mobilespeech-tiny", "params", "none", 1].value > 1000
@@ -336,8 +334,8 @@ def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
     (tmp_path / "results" / "smoke").mkdir(parents=True)
     out.rename(tmp_path / "results" / "smoke" / "sweep.json")
     good("report", "--preset", "smoke")
-    assert "## Cost laws" in (tmp_path / "results" / "smoke" / "main.md").read_text()
-    assert "at least 4 different lengths" in refused(*words[:-1], "1,2")
+    assert "mobilespeech-tiny-bf16" in (tmp_path / "results" / "smoke" / "main.md").read_text()
+    assert "all must be above 0" in refused(*words[:-1], "0,2")
     assert "--passes '2,x': give numbers" in refused(*words, "--passes", "2,x")
     assert "--threads 2: a sweep runs on 1 and 2 threads" in refused(*words, "--threads", 2)
     assert "of --sweep" in refused("bench", "--model", pair, "--lengths", "1,2,3,4")

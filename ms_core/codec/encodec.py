@@ -158,7 +158,8 @@ class VocosDecoder(nn.Module):
         except ImportError as error:
             raise ImportError(
                 f"codec.vocoder is 'vocos', but the package `vocos` cannot be imported ({error}): run "
-                "`pip install vocos`, or set codec.vocoder to 'encodec'"
+                "`pip install 'ms-core[paper]'`, or set codec.vocoder to 'encodec'",
+                name="vocos",
             ) from error
         if config.n_q > max(self.BANDWIDTHS):
             raise ConfigError(f"codec.n_q is {config.n_q}: Vocos decodes at most {max(self.BANDWIDTHS)} codebooks")

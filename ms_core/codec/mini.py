@@ -40,7 +40,7 @@ class MiniCodec(nn.Module):
             raise ValueError(f"MiniCodec needs a config of kind 'mini', not {config.kind!r}")
         self.config = config
         features = config.n_mels * config.substeps
-        self.register_buffer("mel_basis", mel_basis(config))  # (n_mels, f)
+        self.register_buffer("mel_basis", torch.zeros(config.n_mels, config.n_fft // 2 + 1))  # (n_mels, f), see `fit`
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("components", torch.eye(config.latent_dim, features))  # orthonormal rows
         self.register_buffer("books", torch.zeros(config.n_q, config.bins, config.latent_dim))
@@ -105,10 +105,11 @@ class MiniCodec(nn.Module):
 
     @torch.no_grad()
     def fit(self, waves: Iterable[Float[Tensor, " l"]], seed: int = 0, iterations: int = 25) -> list[float]:
-        """Set the principal components and the codebooks from speech; the decoder is trained afterwards.
+        """Set mel filters, principal components and codebooks from speech; the decoder is trained afterwards.
 
         Returns the share of the log-mel variance that is left after layers 1..N.
         """
+        self.mel_basis.copy_(mel_basis(self.config))
         frames = torch.cat([self.features(self.magnitudes(wave[None, None]))[0].T for wave in waves])  # (t, m)
         if len(frames) < self.config.bins:
             raise ValueError(f"{len(frames)} frames of speech are too few for codebooks of {self.config.bins} entries")
@@ -145,7 +146,7 @@ class MiniCodec(nn.Module):
 
 
 def mel_basis(config: CodecConfig) -> Float[Tensor, "m f"]:
-    """Slaney-scale triangular mel filters over the linear bins, peak 1."""
+    """Slaney-scale triangular mel filters over the linear bins, each of sum 1; by torchaudio (extra `train`)."""
     from torchaudio.functional import melscale_fbanks
 
     bins = config.n_fft // 2 + 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ms_core.checkpoint import hours_behind
+from ms_core.checkpoint import total_training_hours
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
 
 PARTS = ("text", "duration", "smd", "codec")  # keys that tts.synthesize(..., timings={}) fills with seconds
@@ -241,12 +241,12 @@ def footprint_records(weights: Path, provenance: Provenance, system: str) -> lis
 def training_records(made: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
     """The record `training_hours`, on the split `none`; none where the checkpoint does not say.
 
-    made: what a checkpoint says of its training, see `training.runs.made_with`.
+    made: what a checkpoint says of its training, see `checkpoint.read_provenance`.
     """
     if "training_hours" not in made:
         return []
     how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
     return [
-        Record(**provenance.model_dump(), metric="training_hours", value=hours_behind(made), system=system,
+        Record(**provenance.model_dump(), metric="training_hours", value=total_training_hours(made), system=system,
                unit=unit_of("training_hours"), n=1, split="none", protocol=how)
     ]  # fmt: skip

@@ -27,8 +27,8 @@ from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics
 from ms_core.evaluation.noise import babble, mix, white
 from ms_core.evaluation.records import Provenance, Record, bootstrap, write_records
 from ms_core.evaluation.scoring import SPOKEN, score
-from ms_core.export.parity import PYTORCH, mobile_voice
-from ms_core.export.runtime import MobileRuntime
+from ms_core.export.runtime import MobileRuntime, MobileVoice
+from ms_core.tokens import Voice
 
 TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
 SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well
@@ -39,6 +39,7 @@ LENGTHS = (1, 2, 3, 5, 8)  # seconds of prompt
 CLEAN, NORMAL = "clean", "prompt-3s"  # the controls of noise and of length
 TALKERS, LEAST_TALKERS = 6, 4  # of a babble
 METRICS = ("wer", "cer", "sim_campp", "distillmos")
+PYTORCH = "pytorch"  # the control of exported models
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,11 @@ class PromptLengths(Study):
             f"; {shared} of {len(self.prompts)} with all lengths from one recording, {self.skipped} utterances passed "
             "over whose speaker has no recording of such length"
         )
+
+
+def mobile_voice(voice: Voice) -> MobileVoice:
+    """A voice as the exported runtime takes it."""
+    return MobileVoice(voice.codes.numpy().astype(np.int64), voice.phones, voice.durations, voice.token_digest)
 
 
 class Exports(Study):

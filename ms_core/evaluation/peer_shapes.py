@@ -13,9 +13,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ms_core.layers import Attention, ConformerBlock, ConvModule
+from ms_core.layers import ConformerBlock, ConvModule
 
-MEL_RATE = 24_000 / 256  # frames a second of F5-TTS and ZipVoice
+MEL_RATE = 24_000 / 256  # frames a second of ZipVoice
 MELS = 100
 
 
@@ -164,60 +164,6 @@ class SoundStormShape(nn.Module):
         for block in self.blocks:
             x = block(x, None)
         return self.heads_out[level](x)
-
-
-class DiTBlock(nn.Module):
-    """Transformer block whose norms are scaled, shifted and gated by the time (adaLN-zero; Peebles and Xie 2023)."""
-
-    def __init__(self, dim: int, heads: int, mult: int):
-        super().__init__()
-        self.modulation = nn.Linear(dim, 6 * dim)
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # without weights, so one serves both places
-        self.attention = Attention(dim, heads)
-        self.feed = nn.Sequential(nn.Linear(dim, mult * dim), nn.GELU("tanh"), nn.Linear(mult * dim, dim))
-
-    def forward(self, x: Float[Tensor, "1 t d"], moment: Float[Tensor, "1 d"]) -> Float[Tensor, "1 t d"]:
-        shift, scale, gate, shift2, scale2, gate2 = self.modulation(F.silu(moment))[:, None].chunk(6, -1)
-        x = x + gate * self.attention(self.norm(x) * (1 + scale) + shift, None)
-        return x + gate2 * self.feed(self.norm(x) * (1 + scale2) + shift2)
-
-
-class F5Shape(nn.Module):
-    """F5-TTS (Chen et al. 2024), Base: a diffusion Transformer that turns noise into mel frames by flow matching.
-
-    Published: 335.8 M parameters, DiT of 22 layers, d = 1024, 16 heads, FFN 2048, convolutional positions of kernel 31
-    in 16 groups, text states of 512, 100 mel bands at 24 kHz with hop 256; 32 function evaluations (16 for the RTF of
-    the paper), each of two passes, with and without conditions (classifier-free guidance; source: its repository).
-    Left out: the text's embedding and its four ConvNeXt blocks (5.5 M, once a text), Vocos.
-    """
-
-    def __init__(self, dim=1024, layers=22, heads=16, mult=2, text_dim=512, kernel=31, groups=16, time_dim=256):
-        super().__init__()
-        self.time_dim, self.text_dim = time_dim, text_dim
-        self.time = nn.Sequential(nn.Linear(time_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.enter = nn.Linear(2 * MELS + text_dim, dim)
-        convolutions = [nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(2)]
-        self.position = nn.Sequential(convolutions[0], nn.Mish(), convolutions[1], nn.Mish())
-        self.blocks = nn.ModuleList(DiTBlock(dim, heads, mult) for _ in range(layers))
-        self.modulation = nn.Linear(dim, 2 * dim)
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.leave = nn.Linear(dim, MELS)
-
-    def forward(
-        self,
-        noisy: Float[Tensor, "1 t m"],
-        prompt: Float[Tensor, "1 t m"],
-        text: Float[Tensor, "1 t e"],
-        moment: Float[Tensor, " 1"],
-    ) -> Float[Tensor, "1 t m"]:
-        """One pass: the velocity of every mel frame of prompt and output at a moment from 0 to 1."""
-        moment = self.time(sinusoids(1000 * moment, self.time_dim))
-        x = self.enter(torch.cat([noisy, prompt, text], -1))
-        x = x + self.position(x.transpose(1, 2)).transpose(1, 2)
-        for block in self.blocks:
-            x = block(x, moment)
-        scale, shift = self.modulation(F.silu(moment))[:, None].chunk(2, -1)
-        return self.leave(self.norm(x) * (1 + scale) + shift)
 
 
 def swoosh(x: Tensor, offset: float) -> Tensor:

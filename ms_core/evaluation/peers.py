@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ms_core.evaluation.bench import PHONES_PER_SECOND, text_of_length, torch_threads
-from ms_core.evaluation.peer_shapes import MEL_RATE, MELS, F5Shape, SoundStormShape, ValleShape, ZipVoiceShape
+from ms_core.evaluation.peer_shapes import MEL_RATE, MELS, SoundStormShape, ValleShape, ZipVoiceShape
 from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
 from ms_core.synthesis import PROMPT_SECONDS
 
@@ -69,11 +69,6 @@ def _flow_plan(model: nn.Module, prompt: float, seconds: float, counts: dict[str
     )
 
 
-def f5_plan(model: F5Shape, prompt: float, seconds: float) -> Plan:
-    """32 or 16 function evaluations of two passes, over prompt and output."""
-    return _flow_plan(model, prompt, seconds, {"f5-tts-shape-32nfe": 64, "f5-tts-shape-16nfe": 32})
-
-
 def zipvoice_plan(model: ZipVoiceShape, prompt: float, seconds: float) -> Plan:
     """16 function evaluations of two passes; 8 or 4 of one where guidance is distilled."""
     counts = {"zipvoice-shape-16nfe": 32, "zipvoice-distill-shape-8nfe": 8, "zipvoice-distill-shape-4nfe": 4}
@@ -91,7 +86,6 @@ class Peer(NamedTuple):
 PEERS = {
     "vall-e": Peer(ValleShape, valle_plan, "phonemiser, sampling and EnCodec"),
     "soundstorm": Peer(SoundStormShape, soundstorm_plan, "the model of semantic tokens, sampling and SoundStream"),
-    "f5-tts": Peer(F5Shape, f5_plan, "text embedding, mel analysis of the prompt and Vocos"),
     "zipvoice": Peer(ZipVoiceShape, zipvoice_plan, "text encoder, mel analysis of the prompt and Vocos"),
 }
 

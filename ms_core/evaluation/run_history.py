@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ms_core.checkpoint import hours_behind
+from ms_core.checkpoint import total_training_hours
 from ms_core.config import Config
 from ms_core.evaluation.records import Record, git_commit
 from ms_core.files import write_json
@@ -66,7 +66,7 @@ def add(path: Path, records: Sequence[Record], system: str, made: Mapping[str, o
         commit=git_commit(),
         note=note,
         checkpoint_sha256=one.checkpoint_sha256,
-        hours=hours_behind(made),
+        hours=total_training_hours(made),
         speech_hours=float(made["speech_hours"]),
         split=one.split,
         n=one.n,

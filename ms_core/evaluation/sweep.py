@@ -2,8 +2,7 @@
 
 The paper gives two figures of speed (RTF 0.09 on an A100, about 0.8 to 1.0 on a phone) and says neither how long the
 speech was nor how time grows with it. Here every length, thread count, precision and number of decoding passes takes
-its turn in each round of one process, so that what else the machine does slows all alike, and a cost law is fitted to
-the rounds: seconds = a + b L + c L^2, megabytes = a + b L for L seconds of speech. The laws are our choice.
+its turn in each round of one process, so that what else the machine does slows all alike.
 """
 
 import ctypes
@@ -14,18 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.optimize import nnls
 
 from ms_core.config import DecodingConfig, parse
 from ms_core.evaluation.bench import bench_records, passage, peak_rss_mb, reset_peak_rss, text_of_length, torch_threads
-from ms_core.evaluation.records import LEVEL, RESAMPLES, Interval, Provenance, Record, bootstrap
-from ms_core.report.tables import COST_LAW
-from ms_core.synthesis import CHUNK_PHONES, MobileSpeech
+from ms_core.evaluation.records import Provenance, Record, bootstrap
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import phonemise
 from ms_core.tokens import Voice
 
@@ -34,11 +29,7 @@ THREADS = (1, 2)
 PASSES = (1, 2, 4, 8, 16, 32)  # in codec layer 1; each other layer takes one
 PRECISIONS = {"fp32": "", "bf16": "-bf16"}  # -> end of the system's name
 AGREEMENT_WORDS = (8, 16, 24)  # lengths of the texts on which the tokens of bf16 are compared with those of fp32
-POWERS = ("fixed", "linear", "quadratic")  # coefficients of a law, by the power of the length that they go with
-LAWS = {  # cost -> (what a sweep calls it, (unit, its size in seconds or MB) of each coefficient)
-    "time": ("total", (("s", 1.0), ("s/s", 1.0), ("ms/s^2", 1e-3))),
-    "memory": ("peak_rss_mb", (("MB", 1.0), ("MB/s", 1.0))),
-}
+
 
 
 class SweepError(ValueError):
@@ -65,13 +56,12 @@ def plan(
 ) -> list[Cell]:
     """All lengths on `THREADS` in every precision, and the passes of layer 1 at `at` seconds on one thread in fp32.
 
-    own: the model's own passes by layer, which are not timed twice. Raises SweepError for fewer than four different
-    lengths, one more than the law has coefficients, or for numbers that are not positive.
+    own: the model's own passes by layer, not timed twice. Raises SweepError for numbers that are not positive.
     """
-    if len(set(lengths)) <= len(POWERS) or not all(0 < number < math.inf for number in (*lengths, *passes, at)):
+    if not lengths or not all(0 < number < math.inf for number in (*lengths, *passes, at)):
         raise SweepError(
-            f"lengths {', '.join(f'{x:g}' for x in lengths)} s, passes {', '.join(map(str, passes))}: give at least "
-            f"{len(POWERS) + 1} different lengths, all numbers above 0"
+            f"lengths {', '.join(f'{x:g}' for x in lengths)} s, passes {', '.join(map(str, passes))}: all must be "
+            "above 0, and at least one length given"
         )
     cells = {Cell(float(s), t, p) for s in lengths for t in THREADS for p in PRECISIONS}
     apart = [n for n in passes if (n, *[1] * (len(own) - 1)) != tuple(own)]
@@ -146,96 +136,11 @@ def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
     return (cell.passes, *[1] * (tts.codec.config.n_q - 1)) if cell.passes else tuple(tts.decoding.steps)
 
 
-class Law(NamedTuple):
-    """value = sum of coefficients[k] L^k, with their intervals, and what the law leaves unexplained.
-
-    r2: share of the variance of the means that the law explains; worst: its largest error relative to a mean.
-    """
-
-    coefficients: tuple[Interval, ...]
-    r2: float
-    worst: float
-
-
-def fit(
-    lengths: Float[np.ndarray, " l"], values: Float[np.ndarray, " l"], degree: int
-) -> Float[np.ndarray, " {degree}+1"]:
-    """Coefficients, none below 0, of the polynomial in the length with the least sum of squared relative errors."""
-    powers = lengths[:, None] ** np.arange(degree + 1)  # (l, degree + 1)
-    size = powers.max(0)  # columns of one size are better conditioned
-    return nnls(powers / size / values[:, None], np.ones(len(lengths)))[0] / size
-
-
-def cost_law(
-    lengths: Sequence[float], rounds: Float[np.ndarray, "r l"], degree: int, seed: int = 0, resamples: int = RESAMPLES
-) -> Law:
-    """Fit how a cost grows with the length, to the means over rounds; intervals by resampling whole rounds.
-
-    Relative errors, since a second's error in thirty is not worth one in two. Raises SweepError for fewer lengths than
-    coefficients, or costs that are not positive.
-    """
-    at, table = np.asarray(lengths, dtype=float), np.asarray(rounds, dtype=float)
-    if table.ndim != 2 or table.shape[1] != len(at) or len(set(at.tolist())) <= degree or not (table > 0).all():
-        raise SweepError(
-            f"costs of shape {table.shape} at {len(set(at.tolist()))} different lengths: expected positive ones, "
-            f"(rounds, lengths), at {degree + 1} lengths or more"
-        )
-    means = table.mean(0)
-    best = fit(at, means, degree)
-    told = np.polynomial.polynomial.polyval(at, best)
-    spread = float(np.square(means - means.mean()).sum())
-    r2 = 1 - float(np.square(means - told).sum()) / spread if spread else 0.0
-    bounds = [(None, None)] * len(best)
-    if len(table) > 1:
-        index = np.random.default_rng(seed).integers(0, len(table), size=(resamples, len(table)))
-        drawn = np.array([fit(at, table[rows].mean(0), degree) for rows in index])  # (resamples, degree + 1)
-        tail = (1 - LEVEL) / 2
-        bounds = [tuple(map(float, pair)) for pair in np.quantile(drawn, [tail, 1 - tail], axis=0).T]
-    coefficients = tuple(Interval(float(value), *pair) for value, pair in zip(best, bounds, strict=True))
-    return Law(coefficients, r2, float(np.abs(told / means - 1).max()))
-
-
-def law_records(found: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str) -> list[Record]:
-    """Records on the split `cost-law`: laws of time and of peak memory for each thread count and precision.
-
-    `time_fixed` (s), `time_linear` (s/s) and `time_quadratic` (ms/s^2), `memory_fixed` (MB) and `memory_linear` (MB/s),
-    and of each law `_r2` and `_error`, its largest relative one. Groups with too few lengths for a law have none.
-    """
-    groups: dict[tuple[int, str], list[dict]] = {}
-    for cell, result in found.items():
-        if cell.passes is None:
-            groups.setdefault((cell.threads, cell.precision), []).append(result)
-    records = []
-    for (threads, precision), results in sorted(groups.items()):
-        lengths = [result["audio_seconds"] for result in results]
-        if len(set(lengths)) <= len(POWERS):
-            continue
-        common = provenance.model_copy(update={"threads": threads}).model_dump()
-        common |= {"system": system + PRECISIONS[precision], "split": COST_LAW}
-        about = (
-            f"fitted to means at {', '.join(f'{x:.1f}' for x in lengths)} s of speech, by least squares of relative "
-            f"errors, no coefficient below 0; texts of more than {CHUNK_PHONES} phones are spoken in parts"
-        )
-        for cost, (key, units) in LAWS.items():
-            rounds = np.array([result[key] for result in results]).T  # (rounds, lengths)
-            law = cost_law(lengths, rounds, len(units) - 1)
-            told = {"r2": (Interval(law.r2, None, None), "fraction")}
-            told["error"] = Interval(law.worst, None, None), "fraction"
-            for power, (unit, size), interval in zip(POWERS, units, law.coefficients, strict=False):
-                told[power] = Interval(*(x if x is None else x / size for x in interval)), unit
-            records += [
-                Record(**common, **interval.fields(), metric=f"{cost}_{name}", unit=unit, n=len(rounds),
-                       protocol=f"{about}; interval over rounds")
-                for name, (interval, unit) in told.items()
-            ]  # fmt: skip
-    return records
-
-
 def sweep_records(
     tts: MobileSpeech, found: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
 ) -> list[Record]:
-    """Records of a `sweep`: those of `bench` for every cell, and the laws. Systems end in `-bf16` and `-steps<S>`."""
-    records = law_records(found, provenance, system)
+    """Records of a `sweep`: those of `bench` for every cell. Systems end in `-bf16` and `-steps<S>`."""
+    records = []
     for cell, result in found.items():
         changed = {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}
         changes = {"threads": cell.threads, "config_hash": parse(DecodingConfig, changed, "steps").digest()}

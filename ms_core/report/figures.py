@@ -1,7 +1,7 @@
 """Figures out of result records and training logs, in one style; colours and markers are safe for colour-blind readers.
 
 Figures are regenerated, never edited: equal records give equal bytes on one installation. Every function returns a
-matplotlib Figure; `draw_all` writes PNG and SVG to `figures/<preset>/`.
+matplotlib Figure; `draw_all` writes PNG to `figures/<preset>/`.
 """
 
 import json
@@ -24,7 +24,6 @@ from ms_core.files import write_atomic
 from ms_core.report.listening import SCALES
 from ms_core.report.tables import (
     CONDITION,
-    COST_LAW,
     QUALITY,
     QUOTED_RTF,
     RTF_SPLIT,
@@ -50,8 +49,6 @@ STYLE = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 160,
-    "svg.hashsalt": "mobilespeech",
-    "svg.fonttype": "path",
 }
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe and Ito (2008)
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -102,14 +99,11 @@ def group_style(system: str) -> tuple[str, str]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `<name>.png` and `<name>.svg`, without date or version inside; returns their paths."""
-    written = []
+    """Write `<name>.png`, without version inside; returns its path in a list."""
+    path = Path(folder) / f"{name}.png"
     with mpl.rc_context(STYLE):
-        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            path = Path(folder) / f"{name}.{form}"
-            write_atomic(path, lambda temporary, f=form, m=metadata: figure.savefig(temporary, format=f, metadata=m))
-            written.append(path)
-    return written
+        write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", metadata={"Software": None}))
+    return [path]
 
 
 def _panels(rows: int, columns: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
@@ -529,47 +523,6 @@ def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None
         axis.errorbar(x, record.value, yerr=_error(record), fmt="none", color=style["color"], elinewidth=1)
 
 
-def cost_law(records: Sequence[Record]) -> Figure:
-    """Time and peak memory against the length of the speech, with the fitted laws as lines.
-
-    Raises ValueError without a law.
-    """
-    laws: dict[tuple, dict[str, Record]] = {}
-    for r in records:
-        if r.split == COST_LAW:
-            laws.setdefault((system_order(r.system), r.system, r.threads or 0, r.device), {})[r.metric] = r
-    if not laws:
-        raise ValueError(f"no record on the split {COST_LAW!r}: run `ms-core bench --sweep` first")
-    seconds = _bench_lines(records, "audio_seconds")
-    figure, axes = _panels(1, 2, 8.0, 3.6)
-    with mpl.rc_context(STYLE):
-        for axis, (cost, metric) in zip(axes, (("time", "rtf_total"), ("memory", "peak_rss_mb")), strict=True):
-            measured = _bench_lines(records, metric)
-            for index, (key, law) in enumerate(sorted(laws.items())):
-                at = {r.split: r.value for r in seconds.get(key, ())}
-                points = [(at[r.split], r) for r in measured.get(key, ()) if r.split in at]
-                colour = CYCLE[index % len(CYCLE)]
-                for x, record in points:
-                    scale = x if cost == "time" else 1.0
-                    bars = np.array(_error(record)) * scale if _error(record) else None
-                    axis.errorbar(x, record.value * scale, yerr=bars, fmt="os^D"[index % 4], color=colour)
-                a, b = law[f"{cost}_fixed"].value, law[f"{cost}_linear"].value
-                c = law["time_quadratic"].value if cost == "time" else 0.0
-                x = np.linspace(0, max([x for x, _ in points], default=1.0), 100)
-                name = f"{_line_name(*key[1:3])}: {a:.3g} + {b:.3g} L" + f" + {c / 1000:.2g} L²" * (cost == "time")
-                name += f"; R² {law[f'{cost}_r2'].value:.3f}, error up to {100 * law[f'{cost}_error'].value:.1f} %"
-                style = {"color": colour, "linestyle": DASHES[index % len(DASHES)], "label": name}
-                axis.plot(x, a + b * x + c / 1000 * x**2, **style)
-            axis.set_xlim(left=0)
-            axis.set_ylim(bottom=0)
-            axis.set_xlabel("length of the speech L, s")
-            axis.set_title("computing, s ↓" if cost == "time" else "peak memory of the process, MB ↓")
-            handles = axis.get_legend_handles_labels()
-            axis.legend(*handles, fontsize=6, loc="upper center", bbox_to_anchor=(0.45, -0.2))
-        _timed(figure, [record for law in laws.values() for record in law.values()])
-    return figure
-
-
 def peer_speed(records: Sequence[Record]) -> Figure:
     """RTF of the main bench, ours beside peers', on a logarithmic axis, with the ratio to ours where it was measured.
 
@@ -627,8 +580,6 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
         drawn["milestones"] = milestones_over_hours(rows)
     if any(r.metric == "rtf_total" and not r.system.startswith("peer/") for r in records):
         drawn["rtf-length"] = rtf_length(records)
-    if any(r.split == COST_LAW for r in records):
-        drawn["cost-law"] = cost_law(records)
     if any(r.metric == "time_ratio" and (r.split, r.threads) == (RTF_SPLIT, RTF_THREADS) for r in records):
         drawn["peer-speed"] = peer_speed(records)
     for log in sorted(results.glob("train-*.jsonl")):

@@ -19,7 +19,6 @@ from ms_core.report import listening
 
 DASH = "–"
 RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
-COST_LAW = "cost-law"  # split of the laws that ms_core.evaluation.sweep fits
 QUALITY = {  # metric -> (heading, decimals)
     "wer": ("WER ↓", 3),
     "cer": ("CER ↓", 3),
@@ -70,21 +69,6 @@ PEERS_NOTE = (
     "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
 )
 SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
-LAW = {  # metrics on the split of cost laws -> (heading, decimals)
-    "time_fixed": ("a, s", 4),
-    "time_linear": ("b, s/s", 4),
-    "time_quadratic": ("c, ms/s²", 4),
-    "time_r2": ("R² of time", 4),
-    "time_error": ("largest error of time", 3),
-    "memory_fixed": ("a, MB", 0),
-    "memory_linear": ("b, MB/s", 2),
-    "memory_r2": ("R² of memory", 4),
-    "memory_error": ("largest error of memory", 3),
-}
-LAW_NOTE = (
-    "Seconds of computing = a + b L + c L², peak megabytes = a + b L for L seconds of speech; in parentheses the 95 % "
-    "bootstrap interval over rounds. Errors are relative to the mean at a length.\n"
-)
 AGREEMENT = re.compile(r"token_agreement_(forced|free)_layer(\d+)")
 AGREEMENT_NOTE = (
     "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
@@ -145,7 +129,7 @@ class Results:
         clashes = []
         for file, record in read_sourced(self.folder):
             key = (record.split, record.system, record.pair_with, record.metric, record.threads, record.device)
-            if not record.split.startswith(("bench-", COST_LAW)):
+            if not record.split.startswith("bench-"):
                 key = (*key[:4], None, None)  # where quality was measured does not make it another thing
             if key in self.cells:
                 clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.system}")
@@ -271,21 +255,6 @@ def _speed(results: Results) -> str:
     return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
 
 
-def _laws(results: Results) -> str:
-    """One Markdown table of the cost laws: a row a system and thread count. Empty without any."""
-    rows: dict[tuple, dict[str, Cell]] = {}
-    for cell in results.cells.values():
-        r = cell.record
-        if r.split == COST_LAW:
-            rows.setdefault((system_order(r.system), r.system, r.threads or 0, r.device), {})[r.metric] = cell
-    table = [
-        [system, str(threads or DASH), device, "/".join(sorted({str(c.record.n) for c in found.values()}))]
-        + [format_cell(found.get(metric), decimals) for metric, (_, decimals) in LAW.items()]
-        for (_, system, threads, device), found in sorted(rows.items())
-    ]
-    return _markdown(["system", "threads", "device", "rounds", *(h for h, _ in LAW.values())], table) if table else ""
-
-
 def _agreement(results: Results) -> str:
     """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
     rows: dict[tuple, dict[int, Cell]] = {}
@@ -334,8 +303,6 @@ def main_markdown(results: Results) -> str:
     if speed := _speed(results):
         beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
         parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
-    if laws := _laws(results):
-        parts += ["## Cost laws\n", LAW_NOTE, *_protocols(results, COST_LAW), laws]
     if equal := _agreement(results):
         parts += ["## Tokens of other precisions\n", AGREEMENT_NOTE, equal]
     rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
@@ -396,7 +363,7 @@ def _pairs(results: Results, split: str) -> list[str]:
 
 
 def _plain(record: Record, split: str) -> bool:
-    return record.split == split and record.pair_with is None and record.metric in (*QUALITY, *LAW)
+    return record.split == split and record.pair_with is None and record.metric in QUALITY
 
 
 def main_csv(results: Results) -> str:

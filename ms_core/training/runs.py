@@ -5,7 +5,6 @@ from speech), `codec/` and `model/` (training runs, each with its `export/`), `t
 (the two exports side by side, which `MobileSpeech.from_pretrained` loads).
 """
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -224,21 +223,3 @@ def join_pair(codec: Path, model: Path, folder: Path) -> Path:
                 continue
             write_atomic(target, lambda temporary, file=source / name: shutil.copyfile(file, temporary))
     return folder
-
-
-def pair_folder(name: str | Path) -> Path:
-    """The folder of a pair by its shipped name or path, as `MobileSpeech.from_pretrained` finds it."""
-    shipped = paths.shipped(str(name))
-    return shipped if Path(str(name)).name == str(name) and shipped.is_dir() else Path(name)
-
-
-def made_with(pair: Path) -> dict:
-    """What a pair's model says of its own training: `name` and `data` of the preset, configs, steps, hours.
-
-    Raises CheckpointError where that cannot be read.
-    """
-    file = Path(pair) / "model" / "config.json"
-    try:
-        return dict(json.loads(file.read_text())["provenance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: cannot read what the model was trained with ({error})") from None

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from ms_core.checkpoint import CheckpointError, hours_behind
+from ms_core.checkpoint import CheckpointError, total_training_hours
 from ms_core.codec import Codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR, SourceFilterDecoder
@@ -73,7 +73,7 @@ class ModelTask:
         if self.start is not None:
             values["started_from"] = sha256(self.start / "weights.safetensors")
             made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
-            values["hours_before"] = hours_behind(made)
+            values["hours_before"] = total_training_hours(made)
         return values
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
@@ -229,7 +229,7 @@ class DecoderTask:
             try:
                 import pyworld
             except ImportError:
-                raise ConfigError("training a mini codec needs pyworld: pip install 'ms-core[codec]'") from None
+                raise ConfigError("training a mini codec needs pyworld: pip install 'ms-core[train]'") from None
         rate = self.codec.config.sample_rate
         wave = self._cuts[name].resample(rate).load_audio()[0].astype(np.float64)
         half = 500 * self.step / rate  # ms; frames at odd multiples of it are the middles

@@ -9,9 +9,10 @@ from conftest import CODEC, new_model, stir, utterance
 
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
+from ms_core.evaluation.parity import executorch_summary, main, measure_executorch
 from ms_core.evaluation.records import Provenance, Record
 from ms_core.export import executorch as module
-from ms_core.export.executorch import LIMITS, ExecutorchRuntime, main, measure, summary, to_int8
+from ms_core.export.executorch import LIMITS, ExecutorchRuntime, to_int8
 from ms_core.export.graphs import graphs
 from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.synthesis import MobileSpeech
@@ -43,7 +44,7 @@ def measured(tts, voice, tmp_path_factory) -> tuple[Path, list[Record]]:
     root = tmp_path_factory.mktemp("pte")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SMALLEST_QUANTISED", 512)
-        return root, measure(tts, root, TEXTS, voice, {"hours": 1}, Provenance.of("smoke"), "tiny")
+        return root, measure_executorch(tts, root, TEXTS, voice, {"hours": 1}, Provenance.of("smoke"), "tiny")
 
 
 def test_programs_give_the_tokens_of_torch(tts, voice, measured, tmp_path) -> None:
@@ -102,7 +103,8 @@ def test_records_of_programs(measured) -> None:
         assert 0 < sum(parts) < values[f"tiny-pte-{name}", "size_mb"].value
         assert values[f"tiny-pte-{name}", "export_seconds"].value > 0
     assert values["tiny-pte-int8", "size_mb_smd"].value < values["tiny-pte-fp32", "size_mb_smd"].value
-    assert "On 2 texts, in fp32 they take" in summary(measured[1]) and "100 % alone" in summary(measured[1])
+    said = executorch_summary(measured[1])
+    assert "On 2 texts, in fp32 they take" in said and "100 % alone" in said
     assert set(measured[1][0].evaluators) == {"torch", "executorch", "torchao"}
 
 

@@ -16,13 +16,11 @@ from conftest import CODEC, new_model, stir, utterance
 from ms_core import paths
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
+from ms_core.evaluation.parity import PYTORCH, compare, compare_records, executorch_summary
 from ms_core.evaluation.records import Provenance, read_records
-from ms_core.export import arm64
 from ms_core.export import onnx as module
-from ms_core.export.executorch import summary
 from ms_core.export.graphs import graphs
 from ms_core.export.onnx import ExportError, convert, export
-from ms_core.export.parity import PYTORCH, compare, compare_records
 from ms_core.export.runtime import MobileError, MobileRuntime, MobileVoice
 from ms_core.export.runtime.__main__ import main
 from ms_core.synthesis import MobileSpeech
@@ -247,10 +245,12 @@ def test_command_line(folders, voice_file, tmp_path, capsys) -> None:
     options = [str(folders["int8"]), "--text", TEXTS[0], "--voice", str(voice_file)]
     out = tmp_path / "o.wav"
     command = [sys.executable, "-c", script, *options, "--out", str(out), "--steps", "2,1,1", "--json"]
+    command += ["--codes", str(tmp_path / "o.npy")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
     assert found["audio_seconds"] > 0 and found["peak_rss_mb"] > 10 and len(found["runs"]) == 1 and out.is_file()
+    assert np.load(tmp_path / "o.npy").shape[0] == CODEC.n_q
     assert main([*options, "--out", str(tmp_path / "o.mp3")]) == 1
     assert "only WAV" in capsys.readouterr().err
 
@@ -273,48 +273,11 @@ def test_compare_and_records(tts, folders, voice) -> None:
         compare(tts, folders, (), voice)
 
 
-def test_another_interpreter_is_compared(folders, voice_file, tmp_path, capsys) -> None:
-    """This machine's own Python stands in for the arm64 one: all must be equal."""
-    words = [str(folders["fp32"]), "--voice", str(voice_file), "--preset", "smoke", "--out", str(tmp_path / "a.json")]
-    assert arm64.main([*words, "--python", sys.executable]) == 0
-    records = {r.metric: r for r in read_records(tmp_path / "a.json")}
-    shares = {f"arm64_tokens_{name}" for name in ("own", "sampled", "forced")} | {"arm64_durations"}
-    assert records.keys() == shares | {"arm64_waveform_error"}
-    assert all(records[name].value == 1 for name in shares) and records["arm64_waveform_error"].value == 0
-    assert records["arm64_tokens_own"].checkpoint_sha256 == "0" * 64
-    assert "fp32" in capsys.readouterr().out
-    ours = arm64.speak([sys.executable], folders["fp32"], voice_file)
-    theirs = json.loads(json.dumps(ours))
-    theirs["runs"]["own"]["codes"][0][0] ^= 1
-    theirs["runs"]["sampled"]["codes"].pop()
-    found = arm64.agreement(ours, theirs)
-    assert found["tokens_own"] == 1 - 1 / np.size(ours["runs"]["own"]["codes"])
-    assert found["tokens_sampled"] == 0 and found["tokens_forced"] == found["durations"] == 1
-    assert arm64.main([*words, "--python", "/nowhere/python"]) == 2
-    assert "/nowhere/python cannot be run" in capsys.readouterr().err
-    assert arm64.main([*words, "--python", f"{sys.executable} -X nonsense -m nothing"]) == 2
-    assert "ended with 1" in capsys.readouterr().err
-
-
-def test_tokens_are_the_same_on_arm64(folders, voice_file, tmp_path) -> None:
-    root = paths.ROOT / "build" / "arm64" / "root"
-    qemu = root / "usr" / "bin" / "qemu-aarch64-static"
-    if not qemu.is_file() or not (root.parent / "site").is_dir():
-        pytest.skip("no emulator and arm64 Python in build/arm64: run .ci/arm64 once")
-    python = f"{qemu} -cpu cortex-a76 -L {root} {root}/usr/bin/python3.11"
-    words = [str(folders["fp32"]), "--voice", str(voice_file), "--preset", "smoke", "--out", str(tmp_path / "a.json")]
-    assert arm64.main([*words, "--python", python, "--path", str(root.parent / "site")]) == 0
-    records = {r.metric: r for r in read_records(tmp_path / "a.json")}
-    assert records["arm64_tokens_own"].evaluators["machine"] == "aarch64"
-    assert all(records[f"arm64_tokens_{name}"].value == 1 for name in ("own", "sampled", "forced"))
-    assert records["arm64_waveform_error"].value < NEAR
-
-
 def test_readme_says_of_executorch_what_the_records_say() -> None:
     file, readme = paths.results("mini") / "executorch.json", " ".join((paths.ROOT / "README.md").read_text().split())
     if file.is_file():
-        assert summary(read_records(file)) in readme  # what `python -m ms_core.export.executorch` prints at its end
+        assert executorch_summary(read_records(file)) in readme  # `python -m ms_core.evaluation.parity` prints it
     else:
         assert "% of PyTorch's tokens" not in readme  # no number without a record
     with pytest.raises(ValueError, match="no record of size_mb in fp32"):
-        summary([])
+        executorch_summary([])

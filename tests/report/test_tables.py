@@ -140,19 +140,14 @@ def sweep(system="mobilespeech-mini", threads=1, slope=0.05, lengths=(2, 5, 10, 
         parts = {"rtf_total": slope, "rtf_smd": slope * 0.7, "rtf_codec": slope * 0.3}
         found += [make(system, metric, value, **at) for metric, value in parts.items()]
         found += [make(system, "audio_seconds", s * 1.1, **at), make(system, "peak_rss_mb", 700 + 4.4 * s, **at)]
-    law = {"time_fixed": 0.01, "time_linear": slope, "time_quadratic": 0.2, "time_r2": 0.99, "time_error": 0.04}
-    law |= {"memory_fixed": 700, "memory_linear": 4, "memory_r2": 0.9, "memory_error": 0.02}
-    return found + [make(system, metric, value, split="cost-law", **told) for metric, value in law.items()]
+    return found
 
 
-def test_laws_and_token_shares_have_tables(tmp_path):
+def test_token_shares_have_a_table(tmp_path):
     shares = [make("m-bf16", f"token_agreement_free_layer{j}", 1 - j / 10, split="none") for j in (2, 1, 10)]
     found = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16"), *shares]
     write_records(tmp_path / "sweep.json", found)
-    text = main_markdown(Results("mini", tmp_path))  # one law for each thread count is no clash
-    laws = text.split("## Cost laws")[1].split("##")[0]
-    assert "| mobilespeech-mini | 2 | cpu: test | 7 | [0.0100](sweep.json) (0.0000 to 0.0300) | [0.0300]" in laws
-    assert laws.count("\n| mobilespeech-mini") == 3 and "[700](sweep.json)" in laws
+    text = main_markdown(Results("mini", tmp_path))  # one length for each thread count is no clash
     shown = text.split("## Tokens of other precisions")[1].split("##")[0]
     assert (
         "| system | tokens | texts | layer 1 | layer 2 | layer 10 |" in shown
@@ -160,7 +155,7 @@ def test_laws_and_token_shares_have_tables(tmp_path):
     )
 
 
-def test_speed_is_drawn_by_component_law_and_quality(folder):
+def test_speed_is_drawn_by_component_and_quality(folder):
     swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16")]
     figure = figures.rtf_length(swept)
     total, *parts = figure.axes[:4]
@@ -174,16 +169,6 @@ def test_speed_is_drawn_by_component_law_and_quality(folder):
         "codec",
     }
     assert "n = 7 repeats" in figure.get_supxlabel()
-    time, memory = figures.cost_law(swept).axes
-    law = next(line for line in time.lines if line.get_label().startswith("ours, mini, 1 thread"))
-    x, y = law.get_data()
-    assert x[-1] == pytest.approx(33) and y[-1] == pytest.approx(0.01 + 0.05 * 33 + 0.2e-3 * 33**2)
-    assert "R² 0.990, error up to 4.0 %" in law.get_label() and len(memory.lines) == len(time.lines)
-    points = {
-        float(line.get_xdata()[0]): float(line.get_ydata()[0]) for line in time.lines if len(line.get_xdata()) == 1
-    }
-    assert points[33.0] == pytest.approx(0.05 * 33)  # seconds, of the speech as long as it was
-
     records = [record for file in folder.glob("*.json") for record in read_file(file)]
     exports = [make(f"mobilespeech-mini-{end}", "wer", 0.1, split="test-exports", n=24) for end in ("fp32", "int8")]
     speed = [
@@ -221,8 +206,8 @@ def test_figures_are_drawn_and_stable(folder, tmp_path):
         file.write('{"step": 400, "sp')  # cut off
     written = figures.draw_all("mini", folder, tmp_path / "a")
     names = {"metrics-paper-demo", "metrics-test", "quality-speed-test", "rtf-length", "steps-test", "train-model"}
-    names |= {"cost-law", "word-errors-test"}
-    assert {path.name for path in written} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
+    names |= {"word-errors-test"}
+    assert {path.name for path in written} == {f"{name}.png" for name in names}
     again = figures.draw_all("mini", folder, tmp_path / "b")
     for one, two in zip(written, again, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
@@ -242,8 +227,6 @@ def test_figures_say_what_is_missing(tmp_path):
         figures.steps_tradeoff([], "test", "mini")
     with pytest.raises(ValueError, match="run the bench"):
         figures.rtf_length([])
-    with pytest.raises(ValueError, match="bench --sweep"):
-        figures.cost_law([])
     with pytest.raises(ValueError, match="0 systems have both WER"):
         figures.quality_speed([], "test", "mini")
     with pytest.raises(ValueError, match="nothing to draw"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ms_core import paths
-from ms_core.checkpoint import CheckpointError, hours_behind
+from ms_core.checkpoint import CheckpointError, total_training_hours
 from ms_core.codec import load_codec
 from ms_core.codec.encodec import EncodecCodec
 from ms_core.codec.mini import MiniCodec
@@ -358,7 +358,7 @@ def test_a_run_may_start_from_an_earlier_model(codec, cuts, tmp_path) -> None:
     told = json.loads((second / "config.json").read_text())["provenance"]
     assert told["started_from"] == sha256(first / "weights.safetensors")
     assert told["hours_before"] == made["training_hours"] and "hours_before" not in made
-    assert hours_behind(told) == pytest.approx(made["training_hours"] + told["training_hours"])
+    assert total_training_hours(told) == pytest.approx(made["training_hours"] + told["training_hours"])
     with pytest.raises(CheckpointError, match="its sizes differ"):
         again(override(DROPOUT, {"model.smd_layers": DROPOUT.model.smd_layers + 1}))
 

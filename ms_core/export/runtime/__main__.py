@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from ms_core.export.runtime import MobileError, MobileRuntime, write_wav
-from ms_core.text import TextError
+from ms_core.text import TextError, chunks, phonemise
 
 
 def peak_rss_mb() -> float:
@@ -31,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", help="passes for each codec layer, for example 16,1,1,1,1,1,1,1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="say it so often; --json reports each time")
+    parser.add_argument("--codes", help="also write the tokens of the text's first part (.npy), to compare machines")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     try:
@@ -48,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
             took = {"total": time.perf_counter() - begin, "total_cpu": time.process_time() - begin_cpu}
             runs.append({**timings, **took})
         write_wav(given.out, wav, runtime.sample_rate)
+        if given.codes:
+            first = chunks(phonemise(given.text), runtime.manifest.chunk_phones)[0]
+            np.save(given.codes, runtime.generate(first, voice, given.seed, steps)[0])
     except (MobileError, TextError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,27 +5,34 @@ that a busy machine slows them alike; memory is that of a fresh process each. Th
 RTF of about 0.8 to 1.0 on a chip it does not name (paper.md, section 5.4); none of ours is comparable with it.
 """
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ms_core import paths
+from ms_core.checkpoint import CheckpointError, checkpoint_folder, read_provenance
 from ms_core.evaluation.bench import footprint, torch_threads
-from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
-from ms_core.export.runtime import MobileRuntime, MobileVoice
+from ms_core.evaluation.conditions import PYTORCH, hard_texts, mobile_voice
+from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of, write_records
+from ms_core.export.executorch import MADE_WITH, ExecutorchRuntime, export_executorch, need_executorch
+from ms_core.export.onnx import ExportError
+from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.export.runtime.runtime import SpeakerStates
 from ms_core.synthesis import MobileSpeech
 from ms_core.text import chunks, phone_ids, phonemise
-from ms_core.tokens import Voice
+from ms_core.tokens import Voice, VoiceError, shipped_voices
 
-PYTORCH = "pytorch"
 _SPEAK = """
 import sys
 from ms_core import MobileSpeech
@@ -90,11 +97,6 @@ def compare(
             lines = _python(["-c", _SPEAK, str(Path(checkpoint).resolve()), str(path), texts[0]], threads)
             found[PYTORCH]["peak_rss_mb"] = float(lines)
     return found
-
-
-def mobile_voice(voice: Voice) -> MobileVoice:
-    """A voice as the exported runtime takes it."""
-    return MobileVoice(voice.codes.numpy().astype(np.int64), voice.phones, voice.durations, voice.token_digest)
 
 
 def _speak(system, speaker, texts: Sequence[str], seed: int) -> tuple[dict[str, float], float]:
@@ -181,3 +183,113 @@ def compare_records(found: Mapping[str, dict], provenance: Provenance, system: s
             for layer, value in enumerate(values.get(kind, ()), start=1):
                 add(f"token_agreement_{kind}_layer{layer}", value, values["texts"], "share equal to PyTorch's tokens")
     return records
+
+
+@torch.inference_mode()
+def f0_difference(
+    tts: MobileSpeech, runtime: MobileRuntime, texts: Sequence[str], voice: Voice, seed: int
+) -> list[float]:
+    """Mean |F0 / PyTorch's F0 - 1| of each text's first part, its tokens being PyTorch's."""
+    found = []
+    for text in texts:
+        codes, _ = tts.generate(chunks(phonemise(text), runtime.manifest.chunk_phones)[0], voice, seed)
+        latent = tts.codec.dequantise(codes[None])
+        theirs = tts.codec.decoder.controls(latent)[0].numpy()
+        ours = runtime._run("codec", latent=latent.numpy())[0]
+        found.append(float(np.abs(np.expm1(ours - theirs)).mean()))
+    return found
+
+
+def measure_executorch(
+    tts: MobileSpeech,
+    root: Path,
+    texts: Sequence[str],
+    voice: Voice,
+    made: Mapping[str, object],
+    provenance: Provenance,
+    system: str,
+) -> list[Record]:
+    """Export to `root`/fp32 and `root`/int8, run both, and return records of systems `<system>-pte-<precision>`.
+
+    Sizes of the whole and of each program, seconds of the export, agreement with PyTorch as `agreement` finds it, F0.
+    Raises ExportError without ExecuTorch, ValueError without a text.
+    """
+    if not texts:
+        raise ValueError("no text: give at least one")
+    versions, records = {name: version(name) for name in MADE_WITH}, []
+    for precision in ("fp32", "int8"):
+        start = time.perf_counter()
+        folder = export_executorch(tts, root / precision, made, int8=precision == "int8")
+        seconds = time.perf_counter() - start
+        runtime, name = ExecutorchRuntime(folder), f"{system}-pte-{precision}"
+        states, seed = runtime.enrol(mobile_voice(voice)), provenance.seed or 0
+        found = {"texts": len(texts), "size_mb": runtime.manifest.megabytes, "rtf": {}}
+        found |= agreement(tts, runtime, texts, voice, states, seed)
+        difference = bootstrap(f0_difference(tts, runtime, texts, voice, seed))
+        records += compare_records({f"pte-{precision}": found}, provenance, system, 0)
+        common = {**provenance.model_dump(), "system": name, "split": "none"}
+        records.append(Record(**common, metric="export_seconds", value=seconds, n=1, unit="s",
+                              protocol="of all programs, clock time of one run"))  # fmt: skip
+        records.append(Record(**common, metric="f0_difference", **difference.fields(), n=len(texts), unit="fraction",
+                              protocol="mean |F0 / PyTorch's - 1|, of the same tokens"))  # fmt: skip
+        for file, entry in runtime.manifest.files.items():
+            if file.endswith(".pte"):
+                records.append(Record(**common, metric=f"size_mb_{Path(file).stem}", value=entry["bytes"] / 1e6, n=1,
+                                      unit="MB", protocol="one program"))  # fmt: skip
+    return [record.model_copy(update={"evaluators": versions}) for record in records]
+
+
+def executorch_summary(records: Sequence[Record]) -> str:
+    """What `measure_executorch` found, in the words that README.md has."""
+
+    def said(precision: str, metric: str) -> list[Record]:
+        found = [r for r in records if r.system.endswith(f"-pte-{precision}") and re.fullmatch(metric, r.metric)]
+        if not found:
+            raise ValueError(f"no record of {metric} in {precision}: python -m ms_core.evaluation.parity writes them")
+        return found
+
+    parts = []
+    for precision in ("fp32", "int8"):
+        (size,), (f0,) = said(precision, "size_mb"), said(precision, "f0_difference")
+        forced, free = (
+            100 * float(np.mean([r.value for r in said(precision, rf"token_agreement_{kind}_layer\d+")]))
+            for kind in ("forced", "free")
+        )
+        parts.append(
+            f"in {precision} they take {size.value:.1f} MB and give {forced:.4g} % of PyTorch's tokens where the "
+            f"layers below are given, {free:.4g} % alone, with an F0 that differs by {100 * f0.value:.2g} %"
+        )
+    return f"On {f0.n} texts, {'; '.join(parts)}."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export in both precisions and write records; returns 1 where fp32 has other tokens than PyTorch, 2 for errors."""
+    parser = argparse.ArgumentParser(prog="python -m ms_core.evaluation.parity", description=main.__doc__)
+    parser.add_argument("--model", default="mini", help="a shipped model's name, or a folder with codec/ and model/")
+    parser.add_argument("--voice", default=shipped_voices()[0], help="a shipped voice's name, or a voice file")
+    parser.add_argument("--texts", type=int, default=10, help="hard texts on which tokens are compared")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="for the exports; default: <runs>/<preset>/executorch")
+    parser.add_argument("--out", type=Path, help="JSON file for the records; default: results/<preset>/executorch.json")
+    given = parser.parse_args(arguments)
+    try:
+        need_executorch()
+        tts, pair = MobileSpeech.from_pretrained(given.model), checkpoint_folder(given.model)
+        made, every = read_provenance(pair), [hard.text for hard in hard_texts()]
+        preset, texts = made["name"], every[:: max(1, len(every) // max(given.texts, 1))][: max(given.texts, 0)]
+        provenance = Provenance.of(preset, pair, given.seed, tts.decoding.digest(), torch.get_num_threads())
+        root, system = given.folder or paths.run(preset) / "executorch", f"mobilespeech-{preset}"
+        records = measure_executorch(tts, root, texts, tts.load_voice(given.voice), made, provenance, system)
+        write_records(given.out or paths.results(preset) / "executorch.json", records)
+    except (CheckpointError, ExportError, MobileError, VoiceError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for record in records:
+        print(f"{record.system}\t{record.metric}\t{record.value:g}")
+    print(f"README.md, under On a phone: {executorch_summary(records)}")
+    free = [r.value for r in records if r.system.endswith("-fp32") and r.metric.startswith("token_agreement")]
+    return int(min(free) < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

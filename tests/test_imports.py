@@ -1,0 +1,58 @@
+"""Imports go one way, and a missing extra is named in one line."""
+
+import builtins
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+from typer.testing import CliRunner
+
+from ms_core import cli, paths
+
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [*PROJECT["dependencies"]] + [
+    f'{requirement}; extra == "{extra}"'
+    for extra, found in PROJECT["optional-dependencies"].items()
+    for requirement in found
+]
+
+
+def test_the_contracts_between_rooms_are_kept() -> None:
+    assert lint_imports(config_filename=str(paths.ROOT / "pyproject.toml"), cache_dir=None) == 0
+
+
+def test_a_contract_that_is_broken_is_seen(tmp_path: Path) -> None:
+    """Data above evaluation: the layers the wrong way round."""
+    (tmp_path / "wrong.toml").write_text(
+        '[tool.importlinter]\nroot_package = "ms_core"\n[[tool.importlinter.contracts]]\nname = "x"\n'
+        'type = "layers"\nlayers = ["ms_core.data", "ms_core.evaluation"]\n'
+    )
+    assert lint_imports(config_filename=str(tmp_path / "wrong.toml"), cache_dir=None) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("lhotse.recipes", "train"), ("faster_whisper", "eval"), ("matplotlib", "notebooks"), ("onnx", "mobile"),
+     ("executorch.exir", "executorch"), ("vocos", "paper"), ("numpy", None), ("ms_core.nothing", None)],
+)  # fmt: skip
+def test_the_extra_of_a_module(module: str, extra: str | None) -> None:
+    assert cli.extra_of(module, REQUIREMENTS) == extra
+
+
+def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, monkeypatch) -> None:
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name.partition(".")[0] == "lhotse":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(cli, "requires", lambda name: REQUIREMENTS)
+    for module in [m for m in sys.modules if m.startswith("ms_core.data")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(builtins, "__import__", without)
+    done = CliRunner().invoke(cli.app, ["data", "--preset", "smoke"])
+    assert done.exit_code == 2
+    assert done.output.strip() == "error: lhotse is not installed: run `pip install 'ms-core[train]'`"
