@@ -106,7 +106,6 @@ class PromptCopy(nn.Module):
         self.enter_said = nn.Linear(heads * width, dim)
         reach = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
         self.register_buffer("reach", reach, persistent=False)
-        self.sharpness = 1.0  # of decoding (`DecodingConfig.copy_sharpness`): divides `reach`
         self.gate = nn.Parameter(torch.zeros(n_q, heads, 2, width))
         nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
         self.enter = nn.Linear(heads * 2 * width, dim)
@@ -143,6 +142,7 @@ class PromptCopy(nn.Module):
         latents: Float[Tensor, "b n s c"],
         mask: Bool[Tensor, "b s"] | None,
         likeness: Float[Tensor, "b h t s"] | None = None,
+        sharpness: float = 1.0,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"]]:
         """The states with what was found added, and the part of the residual (standard units) that is copied.
 
@@ -150,6 +150,7 @@ class PromptCopy(nn.Module):
             known: code vectors of the frames, summed over the layers that are known.
             latents: the same of the prompt's frames, over the first 0, 1, ..., N layers.
             mask: None when no prompt is padded.
+            sharpness: divides `reach`; above 1, fewer frames are copied.
         """
         below, whole = latents[torch.arange(len(x), device=x.device), layer], latents[:, -1]  # (b, s, c)
         query = rearrange(self.query(self.norm(x)), "b t (h c) -> b h t c", h=self.heads)
@@ -158,7 +159,7 @@ class PromptCopy(nn.Module):
             # minus the squared distance, up to what is the same for all frames of the prompt
             near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
             content = content if likeness is None else content + likeness.float()
-            score = content + near[:, None] * (self.sharpness / self.reach[:, None, None])
+            score = content + near[:, None] * (sharpness / self.reach[:, None, None])
             weight = _real(score, mask).softmax(-1)  # (b, h, t, s)
             scale = self.scale[layer][:, None]  # (b, 1, c)
             found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there

@@ -89,20 +89,7 @@ class DurationPredictor(nn.Module):
         return self.out(x)[..., 0]
 
 
-def round_durations(
-    log_durations: Float[Tensor, "b p"], mask: Bool[Tensor, "b p"], voiced: Bool[Tensor, "b p"], scale: float = 1.0
-) -> Int[Tensor, "b p"]:
-    """Predicted log(d + 1) to whole frames: sums are kept as near as they go, a spoken phone has at least one frame.
-
-    Rounding the running total rather than each phone keeps the tempo: many phones of 2.4 frames do not all become 2.
-    """
-    wanted = torch.expm1(log_durations.float()).clamp_min(0) * scale * mask
-    ends = wanted.cumsum(1).round().long()
-    frames = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
-    return torch.where(voiced & mask, frames.clamp_min(1), frames) * mask
-
-
-def regulate(
+def length_regulate(
     states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t 2"]]:
     """The length regulator: each phone's state repeated for its duration, padded with zeros to `frames`.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
-from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate
+from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, length_regulate
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
@@ -105,21 +105,29 @@ class MobileSpeechModel(nn.Module):
         return self.duration(states, phones != 0, voice.durations, voice.duration_mask)
 
     def expand(
-        self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int, voice: VoiceStates
+        self,
+        states: Float[Tensor, "b p d"],
+        durations: Int[Tensor, "b p"],
+        frames: int,
+        voice: VoiceStates,
+        sharpness: float = 1.0,
     ) -> Condition:
-        """Length regulator, then cross-attention to the prompt: the text row of Figure 1."""
+        """Length regulator, then cross-attention to the prompt: the text row of Figure 1.
+
+        sharpness: above 1, `PromptCopy` copies fewer frames than in training (`DecodingConfig.copy_sharpness`).
+        """
         text = self._regulated(states, durations, frames)
         prompt, copy = voice.prompt, self.smd.copy
         row = self.prompt.attend(text, prompt)
         if copy is None:
             return Condition(row, prompt)
         likeness = copy.likeness(text, prompt.said)
-        return Condition(row + copy.preview(likeness, prompt.copy[1], prompt.mask), prompt, likeness)
+        return Condition(row + copy.preview(likeness, prompt.copy[1], prompt.mask), prompt, likeness, sharpness)
 
     def _regulated(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
     ) -> Float[Tensor, "b t d"]:
-        expanded, place = regulate(states, durations, frames)
+        expanded, place = length_regulate(states, durations, frames)
         return expanded + self.place(place)
 
     def forward(

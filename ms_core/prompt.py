@@ -35,6 +35,7 @@ class Condition:
     text: Float[Tensor, "b t d"]  # at frame rate, with what its frames found in the prompt
     prompt: PromptStates
     likeness: Float[Tensor, "b h t s"] | None = None  # for PromptCopy: how like the words of both are; None: not asked
+    sharpness: float = 1.0  # of what PromptCopy finds; see `DecodingConfig.copy_sharpness`
 
 
 class SpeakerPrompt(nn.Module):

@@ -1,21 +1,29 @@
-"""What flows through the package: one utterance's tokens, a padded batch of them, an enrolled voice."""
+"""What flows through the package: one utterance's tokens, a padded batch of them, an enrolled voice.
+
+Nothing here imports torch, so that a phone's runtime reads the same voices.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
 
 from ms_core import paths
 from ms_core.files import write_atomic
 from ms_core.text import PHONES, phone_ids
 
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Int
+
 BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
-VOICE_BYTES = 16 << 20  # a larger voice file is refused
+VOICE_BYTES = 1 << 20  # a larger voice file is refused
+VOICE_FRAMES = 75 * 60  # a longer prompt too, since attention's cost is quadratic: a minute at the paper's frame rate
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,13 @@ class Tokens:
         """Indices of the boundary phones; word i lies between the i-th and the next."""
         return np.flatnonzero(np.isin(self.phones, list(BOUNDARY_IDS)))
 
-    def between(self, first: int, last: int) -> "Tokens":
+    def between(self, first: int, last: int) -> Tokens:
         """The part from boundary phone index `first` to boundary phone index `last`, both included."""
         ends = np.cumsum(self.durations)
         start, stop = ends[first] - self.durations[first], ends[last]
         return Tokens(self.phones[first : last + 1], self.durations[first : last + 1], self.codes[:, start:stop])
 
-    def divided(self, boundary: int) -> tuple["Tokens", "Tokens"]:
+    def divided(self, boundary: int) -> tuple[Tokens, Tokens]:
         """The parts before and after a boundary phone; each gets the phone, and a half of its frames."""
         left, right = self.between(0, boundary), self.between(boundary, len(self.phones) - 1)
         half = self.durations[boundary] // 2
@@ -51,14 +59,14 @@ class Tokens:
 class Batch:
     """Tokenised speech: b utterances with a prompt each. Padding is phone id 0, duration 0, code 0."""
 
-    phones: Int[Tensor, "b p"]
-    durations: Int[Tensor, "b p"]
-    codes: Int[Tensor, "b n t"]
-    prompt_phones: Int[Tensor, "b q"]
-    prompt_durations: Int[Tensor, "b q"]
-    prompt_codes: Int[Tensor, "b n s"]
+    phones: Int[torch.Tensor, "b p"]
+    durations: Int[torch.Tensor, "b p"]
+    codes: Int[torch.Tensor, "b n t"]
+    prompt_phones: Int[torch.Tensor, "b q"]
+    prompt_durations: Int[torch.Tensor, "b q"]
+    prompt_codes: Int[torch.Tensor, "b n s"]
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         return Batch(**{k: v.to(device) for k, v in vars(self).items()})
 
 
@@ -66,11 +74,11 @@ class VoiceError(ValueError):
     """A voice that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Voice:
     """An enrolled speaker: the prompt's codes (n, t), phones with their durations in frames, and where it came from."""
 
-    codes: Int[torch.Tensor, "n t"]
+    codes: np.ndarray
     phones: tuple[str, ...]
     durations: tuple[int, ...]
     token_digest: str
@@ -78,16 +86,13 @@ class Voice:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; a failure leaves nothing behind."""
-        tensors = {
-            "codes": self.codes.to(torch.int16).contiguous(),
-            "phones": torch.tensor(phone_ids(self.phones), dtype=torch.int16),
-            "durations": torch.tensor(self.durations, dtype=torch.int16),
-        }
+        columns = {"codes": self.codes, "phones": phone_ids(self.phones), "durations": self.durations}
+        arrays = {name: np.ascontiguousarray(column, dtype=np.int16) for name, column in columns.items()}
         meta = {**self.meta, "format": "ms-voice-1", "token_digest": self.token_digest}
-        write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata=meta))
+        write_atomic(Path(path), lambda temporary: save_file(arrays, temporary, metadata=meta))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Voice":
+    def load(cls, path: str | Path) -> Voice:
         """Raises VoiceError for a file that is missing, too large, or no voice."""
         path = Path(path)
         if not path.is_file():
@@ -95,16 +100,18 @@ class Voice:
         if path.stat().st_size > VOICE_BYTES:
             raise VoiceError(f"{path}: {path.stat().st_size} bytes are too many for a voice (at most {VOICE_BYTES})")
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(path, "np") as file:
                 meta = dict(file.metadata() or {})
-                codes, phones, frames = (file.get_tensor(k).long() for k in ("codes", "phones", "durations"))
+                codes, phones, frames = (file.get_tensor(k).astype(np.int64) for k in ("codes", "phones", "durations"))
         except (SafetensorError, OSError) as error:
             raise VoiceError(f"{path}: not a voice file ({error})") from None
         good = meta.pop("format", "") == "ms-voice-1" and codes.ndim == 2 and phones.shape == frames.shape
-        good = good and all(x.numel() and int(x.min()) >= 0 for x in (codes, phones, frames))
+        good = good and all(x.size and int(x.min()) >= 0 for x in (codes, phones, frames))
         good = good and phones.ndim == 1 and int(phones.max()) < len(PHONES)
         if not good or int(frames.sum()) != codes.shape[1]:
             raise VoiceError(f"{path}: not a voice file of this version (format, shapes or durations are wrong)")
+        if codes.shape[1] > VOICE_FRAMES:
+            raise VoiceError(f"{path}: {codes.shape[1]} frames are too many for a voice (at most {VOICE_FRAMES})")
         names = tuple(PHONES[i] for i in phones)
         return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
 

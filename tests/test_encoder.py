@@ -8,7 +8,7 @@ from conftest import MODEL, stir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, regulate, round_durations
+from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, length_regulate
 from ms_core.prompt import frame_phones
 
 PHONES = 73
@@ -36,7 +36,7 @@ def test_regulate_and_frame_phones_do_what_a_loop_does(durations: list[list[int]
     frames = max(sum(row) for row in durations) + beyond
     table = torch.tensor([row + [0] * (longest - len(row)) for row in durations])
     states = noise(len(durations), longest, 3)
-    expanded, place = regulate(states, table, frames)
+    expanded, place = length_regulate(states, table, frames)
     spoken = frame_phones(torch.arange(1, longest + 1).expand(len(durations), -1), table, frames)
     assert expanded.shape == (len(durations), frames, 3)
     assert place.shape == (len(durations), frames, 2)
@@ -51,35 +51,6 @@ def test_regulate_and_frame_phones_do_what_a_loop_does(durations: list[list[int]
         assert not expanded[b, t:].any()
         assert not place[b, t:].any()
         assert not spoken[b, t:].any()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0, 30), st.booleans()), min_size=1, max_size=12), st.floats(0.5, 2), st.integers(0, 3)
-)
-def test_round_durations_keeps_the_sum(phones: list[tuple[float, bool]], scale: float, padding: int) -> None:
-    wanted = torch.tensor([[frames for frames, _ in phones] + [9.0] * padding])
-    voiced = torch.tensor([[spoken for _, spoken in phones] + [True] * padding])
-    mask = torch.tensor([[True] * len(phones) + [False] * padding])
-    frames = round_durations(torch.log1p(wanted), mask, voiced, scale)
-    assert frames.dtype == torch.int64
-    assert not frames[~mask].any()
-    assert (frames[mask] >= voiced[mask].long()).all()
-    raised = int(((wanted * scale * mask).cumsum(1).round().diff(dim=1, prepend=torch.zeros(1, 1)) < 1).sum())
-    total = float((wanted * mask).sum()) * scale
-    assert total - 0.51 <= int(frames.sum()) <= total + 0.51 + raised  # only spoken phones of no frame add to it
-
-
-def test_round_durations_carries_the_remainder() -> None:
-    log = torch.log1p(torch.full((1, 10), 2.4))
-    everything = torch.ones(1, 10, dtype=torch.bool)
-    frames = round_durations(log, everything, everything)
-    assert frames.sum() == 24
-    assert set(frames[0].tolist()) == {2, 3}
-    assert round_durations(log, everything, everything, 2.0).sum() == 48
-    negative = torch.full((1, 10), -3.0)  # less than no time
-    assert round_durations(negative, everything, everything).tolist() == [[1] * 10]
-    assert round_durations(negative, everything, ~everything).tolist() == [[0] * 10]
 
 
 def test_phones_are_encoded_alike_in_any_batch() -> None:

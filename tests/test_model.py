@@ -9,7 +9,6 @@ from conftest import CODEC, MODEL, batch_of, global_rng_untouched, new_model, un
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import MaskConfig
-from ms_core.decoding import fill_grid
 from ms_core.layers import lengths_to_mask
 from ms_core.model import FORMAT, MobileSpeechModel, duration_loss
 from ms_core.smd import apply_mask, draw_masks
@@ -120,20 +119,6 @@ def test_padding_and_batch_mates_change_nothing(codec, switches: dict[str, bool]
         assert torch.allclose(together[index, : alone.shape[1]], alone[0], atol=1e-3)
         assert torch.allclose(durations[index, : own.shape[1]], own[0], atol=1e-4)
     assert together.abs().max() > 1
-
-
-def test_generated_codes_do_not_depend_on_the_batch(codec, model) -> None:
-    def generate(batch: Batch, *seeds: int) -> torch.Tensor:
-        frames = batch.codes.shape[-1]
-        voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-        condition = model.expand(model.text(batch.phones), batch.durations, frames, voice)
-        mask = lengths_to_mask(batch.durations.sum(1), frames)
-        return fill_grid(model.smd, condition, mask, (4, 2, 1), [torch.Generator().manual_seed(s) for s in seeds])
-
-    together = generate(batch_of(*PAIRS), 0, 1, 2)
-    for index, pair in enumerate(PAIRS):
-        alone = generate(unpadded(*pair), index)
-        assert torch.equal(together[index : index + 1, :, : alone.shape[-1]], alone)
 
 
 def test_a_kept_voice_is_a_recomputed_one(model) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ms_core.additions import GAIN, CodebookPrior, PromptCopy
 from ms_core.config import MaskConfig
-from ms_core.decoding import fill_grid, gumbel, still_masked
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates
 from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
@@ -167,98 +166,6 @@ def test_the_prior_is_a_gaussian_around_the_predicted_residual() -> None:
     assert torch.allclose(prior.known(codes)[0, 0], books[0, 1] + books[2, 3])
 
 
-# -- decoding ---------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 2000), st.integers(1, 64))
-def test_the_schedule_is_the_cosine_and_always_moves(frames: int, steps: int) -> None:
-    left = [still_masked(frames, step, steps) for step in range(1, steps + 1)]
-    assert left[-1] == 0
-    assert left == sorted(left, reverse=True)
-    for step, count in enumerate(left[:-1], 1):
-        assert count <= max(frames - step, 0)  # at least one more token is known after each pass
-        assert count in (math.floor(frames * math.cos(math.pi / 2 * step / steps)), max(frames - step, 0))
-
-
-def fill(decoder, text, mask, prompt, seeds, steps=(5, 3, 1), **options):
-    return fill_grid(decoder, Condition(text, prompt), mask, steps, generators(*seeds), **options)
-
-
-def test_known_tokens_stay_and_the_count_follows_the_schedule(decoder) -> None:
-    frames, steps = 23, (6, 3, 1)
-    mask = torch.ones(1, frames, dtype=torch.bool)
-    seen = []
-    codes = fill(
-        decoder, noise(1, frames, DIM), mask, prompt_of(decoder, 4), [0], steps,
-        on_pass=lambda layer, step, codes: seen.append((layer, step, codes.clone())),
-    )  # fmt: skip
-    assert [(layer, step) for layer, step, _ in seen] == [(j, s) for j in range(N) for s in range(1, steps[j] + 1)]
-    before = torch.full_like(codes, MASK)
-    for layer, step, now in seen:
-        known = before != MASK
-        assert torch.equal(now[known], before[known])  # a token once fixed never changes
-        assert int((now[0, layer] == MASK).sum()) == still_masked(frames, step, steps[layer])
-        assert (now[0, layer + 1 :] == MASK).all()  # layer by layer
-        before = now
-    assert torch.equal(before, codes)
-    assert 0 <= int(codes.min()) <= int(codes.max()) < BINS
-
-
-def test_a_single_pass_is_greedy_and_feeds_the_layers_above(decoder) -> None:
-    mask, text, prompt = torch.ones(1, 9, dtype=torch.bool), noise(1, 9, DIM), prompt_of(decoder, 4)
-    codes = fill(decoder, text, mask, prompt, [0], (1, 1, 1))
-    grid = torch.full((1, N, 9), MASK)
-    for layer in range(N):
-        grid[:, layer] = decoder(Condition(text, prompt), grid, torch.tensor([layer]), mask)[0].argmax(-1)
-    assert torch.equal(codes, grid)
-    assert torch.equal(codes, fill(decoder, text, mask, prompt, [1], (1, 1, 1)))  # no noise, so no seed
-
-
-def test_the_seed_fixes_the_result(decoder) -> None:
-    mask, text, prompt = torch.ones(1, 30, dtype=torch.bool), noise(1, 30, DIM), prompt_of(decoder, 4)
-    with global_rng_untouched():
-        codes = fill(decoder, text, mask, prompt, [0])
-    assert torch.equal(codes, fill(decoder, text, mask, prompt, [0]))
-    assert not torch.equal(codes, fill(decoder, text, mask, prompt, [1]))
-    greedy = [fill(decoder, text, mask, prompt, [s], temperature=0.0, choice_temperature=0.0) for s in (0, 1)]
-    assert torch.equal(*greedy)
-
-
-def test_codes_see_neither_padding_nor_batch_mates(decoder) -> None:
-    lengths, prompts, seeds = (5, 17, 11), (6, 2, 4), (3, 4, 5)
-    text = torch.cat([torch.cat([noise(1, t, DIM, seed=t), torch.full((1, 17 - t, DIM), 7.0)], 1) for t in lengths])
-    mask = lengths_to_mask(torch.tensor(lengths), 17)
-    together = fill(decoder, text, mask, prompt_of(decoder, *prompts), seeds)
-    for b, t in enumerate(lengths):
-        alone = fill(
-            decoder, text[b : b + 1, :t], mask[b : b + 1, :t], prompt_of(decoder, prompts[b]), seeds[b : b + 1]
-        )
-        assert torch.equal(together[b : b + 1, :, :t], alone)
-        assert not together[b, :, t:].any()  # padding is 0
-
-
-def test_given_layers_are_kept_and_used(decoder) -> None:
-    mask, text, prompt = torch.ones(1, 9, dtype=torch.bool), noise(1, 9, DIM), prompt_of(decoder, 4)
-    own = fill(decoder, text, mask, prompt, [0])
-    other = (own[:, :2] + 1) % BINS
-    passes = []
-    codes = fill(decoder, text, mask, prompt, [0], known=other, on_pass=lambda *args: passes.append(args[:2]))
-    assert torch.equal(codes[:, :2], other)
-    assert passes == [(2, 1)]
-    assert not torch.equal(codes[:, 2], own[:, 2])
-    assert torch.equal(fill(decoder, text, mask, prompt, [0], known=own), own)
-
-
-def test_gumbel_noise_is_each_example_s_own() -> None:
-    both = gumbel((2, 6, 4), (3, 6), generators(0, 1), torch.device("cpu"))
-    assert torch.equal(both[:1, :3], gumbel((1, 3, 4), (3,), generators(0), torch.device("cpu")))
-    assert torch.equal(both[1:], gumbel((1, 6, 4), (6,), generators(1), torch.device("cpu")))
-    many = gumbel((1, 20_000), (20_000,), generators(2), torch.device("cpu"))
-    assert float(many.mean()) == pytest.approx(0.5772, abs=0.04)  # Euler's constant
-    assert float(many.var()) == pytest.approx(math.pi**2 / 6, abs=0.1)
-
-
 # -- copying from the prompt ------------------------------------------------------------------------------------------
 
 
@@ -358,8 +265,7 @@ def test_sharpness_narrows_what_is_copied(decoder) -> None:
     known = prompt.copy[1][:, 2, [2]]  # of layers 1 and 2 in frame 2 of the prompt
 
     def distance(sharpness: float) -> float:
-        copy.sharpness = sharpness
-        _, copied = copy(noise(1, 1, DIM), known, torch.tensor([2]), *prompt.copy, prompt.mask)
+        _, copied = copy(noise(1, 1, DIM), known, torch.tensor([2]), *prompt.copy, prompt.mask, None, sharpness)
         exact = (prompt.copy[1][:, -1] - prompt.copy[1][:, 2])[:, [2]] / copy.scale[2]
         return float((copied - copy.gate[2].sum(0)[0] * exact).detach().norm())
 

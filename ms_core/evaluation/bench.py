@@ -149,7 +149,7 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     }  # fmt: skip
     axes = {name: max(length, 2) for name, length in axes.items()}
     found = {}
-    for name, graph in graphs(tts.model, tts.codec).items():
+    for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
         inputs = {}
         for key, example in graph.inputs.items():
             shape = [axes.get(graph.axes[key].get(axis), length) for axis, length in enumerate(example.shape)]

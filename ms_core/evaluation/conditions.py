@@ -27,8 +27,7 @@ from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics
 from ms_core.evaluation.noise import babble, mix, white
 from ms_core.evaluation.records import Provenance, Record, bootstrap, write_records
 from ms_core.evaluation.scoring import SPOKEN, score
-from ms_core.export.runtime import MobileRuntime, MobileVoice
-from ms_core.tokens import Voice
+from ms_core.export.runtime import MobileRuntime
 
 TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
 SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well
@@ -261,11 +260,6 @@ class PromptLengths(Study):
         )
 
 
-def mobile_voice(voice: Voice) -> MobileVoice:
-    """A voice as the exported runtime takes it."""
-    return MobileVoice(voice.codes.numpy().astype(np.int64), voice.phones, voice.durations, voice.token_digest)
-
-
 class Exports(Study):
     """A split's sentences spoken by PyTorch and by exported folders of the same model, all with the same voices."""
 
@@ -309,11 +303,7 @@ def speak(
         voice = tts.voice(case.wav, text=prompt.text, seconds=None)
     except (AlignmentError, AudioError) as error:
         return {**row, "refused": f"{type(error).__name__}: {error}"}, None
-    if case.runtime is None:
-        wav = tts.synthesize(case.text, voice, seed=seed)
-    else:
-        wav = case.runtime.synthesize(case.text, mobile_voice(voice), seed=seed)
-    wav = np.asarray(wav, dtype=np.float32)
+    wav = np.asarray((case.runtime or tts).synthesize(case.text, voice, seed=seed), dtype=np.float32)
     reference = load_speech(case.item.path, tts.sample_rate)
     scores = score([wav], tts.sample_rate, [case.text], [reference], metrics, asr)[0]
     return {**row, **{k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}}, wav

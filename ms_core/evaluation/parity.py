@@ -23,14 +23,14 @@ import torch
 from ms_core import paths
 from ms_core.checkpoint import CheckpointError, checkpoint_folder, read_provenance
 from ms_core.evaluation.bench import footprint, torch_threads
-from ms_core.evaluation.conditions import PYTORCH, hard_texts, mobile_voice
+from ms_core.evaluation.conditions import PYTORCH, hard_texts
 from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of, write_records
 from ms_core.export.executorch import MADE_WITH, ExecutorchRuntime, export_executorch, need_executorch
 from ms_core.export.onnx import ExportError
 from ms_core.export.runtime import MobileError, MobileRuntime
-from ms_core.export.runtime.runtime import SpeakerStates
 from ms_core.synthesis import MobileSpeech
-from ms_core.text import chunks, phone_ids, phonemise
+from ms_core.synthesizer import Synthesizer
+from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice, VoiceError, shipped_voices
 
 _SPEAK = """
@@ -69,19 +69,18 @@ def compare(
     if not texts or not parity or repeats < 1:
         raise ValueError(f"{len(texts)} and {len(parity)} texts, {repeats} repeats: give at least one of each")
     runtimes = {name: MobileRuntime(folder, threads) for name, folder in folders.items()}
-    states = {name: runtime.enrol(mobile_voice(voice)) for name, runtime in runtimes.items()}
-    systems = {PYTORCH: (tts, voice), **{name: (runtimes[name], states[name]) for name in runtimes}}
+    systems = {PYTORCH: tts, **runtimes}
     found: dict[str, dict] = {name: {"texts": len(parity), "rtf": {}} for name in systems}
     with torch_threads(threads):
         for repeat in range(-1, repeats):  # the first is a warm-up
-            for name, (system, speaker) in systems.items():
-                taken, seconds = _speak(system, speaker, texts, seed)
+            for name, system in systems.items():
+                taken, seconds = _speak(system, voice, texts, seed)
                 found[name]["audio_seconds"] = seconds
                 for part, value in taken.items():
                     if repeat >= 0:
                         found[name]["rtf"].setdefault(part, []).append(value / seconds)
         for name, runtime in runtimes.items():
-            found[name] |= agreement(tts, runtime, parity, voice, states[name], seed)
+            found[name] |= agreement(tts, runtime, parity, voice, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "voice.safetensors")
         voice.save(path)
@@ -99,11 +98,11 @@ def compare(
     return found
 
 
-def _speak(system, speaker, texts: Sequence[str], seed: int) -> tuple[dict[str, float], float]:
+def _speak(system: Synthesizer, voice: Voice, texts: Sequence[str], seed: int) -> tuple[dict[str, float], float]:
     """Seconds by part, and seconds of speech, of all texts."""
     taken: dict[str, float] = {}
     start, start_cpu = time.perf_counter(), time.process_time()
-    samples = sum(len(system.synthesize(text, speaker, seed=seed, timings=taken)) for text in texts)
+    samples = sum(len(system.synthesize(text, voice, seed=seed, timings=taken)) for text in texts)
     taken.pop("passes", None)
     total = {"total": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
     return {**taken, **total}, samples / system.sample_rate
@@ -118,42 +117,36 @@ def _python(arguments: list[str], threads: int) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@torch.inference_mode()
 def agreement(
-    tts: MobileSpeech, runtime: MobileRuntime, texts: Sequence[str], voice: Voice, states: SpeakerStates, seed: int = 0
+    tts: Synthesizer, runtime: Synthesizer, texts: Sequence[str], voice: Voice, seed: int = 0
 ) -> dict[str, list[float]]:
-    """Shares of tokens, by layer, in which a runtime agrees with PyTorch, durations being PyTorch's.
+    """Shares of tokens, by layer, in which a runtime agrees with PyTorch (`tts`), durations being PyTorch's.
 
     `forced`: the greedy choice when PyTorch's tokens of the layers below are given. `free`: the same seed, every pass
     on the runtime's own tokens, so that one difference brings others. `durations`: of phones, by its own prediction.
     """
-    config, model = tts.codec.config, tts.model
     forced, free, same = [], [], []
     for text in texts:
-        phones = chunks(phonemise(text), runtime.manifest.chunk_phones)[0]
-        codes, frames = tts.generate(phones, voice, seed)
-        codes = codes.numpy()  # (n, t)
-        free.append(runtime.generate(phones, states, seed, durations=frames)[0] == codes)
-        row, _ = runtime.condition(phones, states, frames)
-        same.append(np.array(runtime.condition(phones, states)[1]) == np.array(frames))
-        run = runtime.smd_pass(row, states)
-        kept = tts.encode_voice(voice)
-        ids, count = torch.tensor([phone_ids(phones)]), codes.shape[1]
-        condition = model.expand(model.text(ids), torch.tensor([frames]), count, kept)
-        mask = torch.ones(1, count, dtype=torch.bool)
-        equal = []
-        for layer in range(config.n_q):
-            grid = codes.copy()
-            grid[layer:] = config.bins
-            theirs, _ = model.smd(condition, torch.from_numpy(grid)[None], torch.tensor([layer]), mask)
-            ours = run(grid, layer, np.arange(count))
-            equal.append(ours.argmax(-1) == theirs[0].argmax(-1).numpy())
-        forced.append(np.array(equal))
+        phones = chunks(phonemise(text), runtime.chunk_phones)[0]
+        codes, frames = tts.generate(phones, voice, seed)  # (n, t)
+        free.append(runtime.generate(phones, voice, seed, durations=frames)[0] == codes)
+        same.append(np.array(runtime.predict_durations(phones, voice)) == np.array(frames))
+        theirs, ours = (_greedy(system, phones, voice, codes, frames) for system in (tts, runtime))
+        forced.append(ours == theirs)
     return {
         "forced": np.concatenate(forced, 1).mean(1).tolist(),
         "free": np.concatenate(free, 1).mean(1).tolist(),
         "durations": [float(np.concatenate(same).mean())],
     }
+
+
+def _greedy(
+    system: Synthesizer, phones: Sequence[str], voice: Voice, codes: np.ndarray, frames: Sequence[int]
+) -> np.ndarray:
+    """The likeliest tokens (n, t) of each layer where `codes` of the layers below are given."""
+    layers = range(system.n_q)
+    given = {"steps": [1] * system.n_q, "durations": frames}
+    return np.stack([system.generate(phones, voice, **given, known=codes[:layer])[0][layer] for layer in layers])
 
 
 def compare_records(found: Mapping[str, dict], provenance: Provenance, system: str, seconds: float) -> list[Record]:
@@ -192,8 +185,8 @@ def f0_difference(
     """Mean |F0 / PyTorch's F0 - 1| of each text's first part, its tokens being PyTorch's."""
     found = []
     for text in texts:
-        codes, _ = tts.generate(chunks(phonemise(text), runtime.manifest.chunk_phones)[0], voice, seed)
-        latent = tts.codec.dequantise(codes[None])
+        codes, _ = tts.generate(chunks(phonemise(text), runtime.chunk_phones)[0], voice, seed)
+        latent = tts.codec.dequantise(torch.from_numpy(codes)[None])
         theirs = tts.codec.decoder.controls(latent)[0].numpy()
         ours = runtime._run("codec", latent=latent.numpy())[0]
         found.append(float(np.abs(np.expm1(ours - theirs)).mean()))
@@ -222,9 +215,9 @@ def measure_executorch(
         folder = export_executorch(tts, root / precision, made, int8=precision == "int8")
         seconds = time.perf_counter() - start
         runtime, name = ExecutorchRuntime(folder), f"{system}-pte-{precision}"
-        states, seed = runtime.enrol(mobile_voice(voice)), provenance.seed or 0
+        seed = provenance.seed or 0
         found = {"texts": len(texts), "size_mb": runtime.manifest.megabytes, "rtf": {}}
-        found |= agreement(tts, runtime, texts, voice, states, seed)
+        found |= agreement(tts, runtime, texts, voice, seed)
         difference = bootstrap(f0_difference(tts, runtime, texts, voice, seed))
         records += compare_records({f"pte-{precision}": found}, provenance, system, 0)
         common = {**provenance.model_dump(), "system": name, "split": "none"}

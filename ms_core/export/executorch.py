@@ -108,7 +108,7 @@ def export_executorch(
 
     def write(temporary: Path) -> dict[str, object]:
         said = {}
-        for name, graph in graphs(tts.model, tts.codec).items():
+        for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
             (temporary / f"{name}.pte").write_bytes(to_pte(graph, int8))
             shape = {
                 k: [graph.axes[k].get(axis, length) for axis, length in enumerate(tensor.shape)]

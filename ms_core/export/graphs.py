@@ -162,8 +162,11 @@ class ConditionGraph(nn.Module):
 class SmdGraph(nn.Module):
     """One pass of the speech mask decoder: `SpeechMaskDecoder.forward`, the head and prior of one layer picked."""
 
-    def __init__(self, smd: SpeechMaskDecoder, embedding: CodeEmbedding, vectors: CodeVectors | None):
+    def __init__(
+        self, smd: SpeechMaskDecoder, embedding: CodeEmbedding, vectors: CodeVectors | None, sharpness: float = 1.0
+    ):
         super().__init__()
+        self.sharpness = sharpness
         self.embed, self.layer, self.blocks = embedding, smd.layer, smd.blocks
         self.head, self.bias, self.prior = smd.head, smd.bias, smd.prior
         self.copy, self.copy_at, self.code_vectors = smd.copy, smd.copy_at, vectors
@@ -189,7 +192,7 @@ class SmdGraph(nn.Module):
         for i, block in enumerate(self.blocks):
             if self.copy is not None and i == self.copy_at:
                 known = self.code_vectors(codes).sum(1)
-                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None, likeness)
+                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None, likeness, self.sharpness)
             x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
         x = x.index_select(1, frames)  # (1, r, d)
         logits = x @ wide(self.head.index_select(0, layer)) + self.bias.index_select(0, layer)
@@ -224,8 +227,11 @@ class Graph:
     outputs: tuple[str, ...]
 
 
-def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
-    """The five graphs of a pair. The examples' lengths are all different, so that no two are taken for one."""
+def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -> dict[str, Graph]:
+    """The five graphs of a codec and its model; sharpness: `DecodingConfig.copy_sharpness`.
+
+    The examples' lengths are all different, so that no two are taken for one.
+    """
     config, n_q = model.config, codec.config.n_q
     d, heads = config.dim, config.heads
 
@@ -269,7 +275,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec) -> dict[str, Graph]:
         "text": TextGraph(model),
         "prompt": PromptGraph(model, embedding, vectors),
         "condition": ConditionGraph(model),
-        "smd": SmdGraph(model.smd, embedding, vectors),
+        "smd": SmdGraph(model.smd, embedding, vectors, sharpness),
         "codec": CodecGraph(codec),
     }
     switches = {

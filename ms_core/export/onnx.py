@@ -160,7 +160,7 @@ def convert(tts: MobileSpeech) -> dict[str, onnx.ModelProto]:
     Raises ExportError for a codec other than MiniCodec, whose waveform part is not written for the runtime.
     """
     _check_codec(tts)
-    return {name: to_onnx(graph) for name, graph in graphs(tts.model, tts.codec).items()}
+    return {name: to_onnx(graph) for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items()}
 
 
 def export(

@@ -38,7 +38,7 @@ def test_counts_of_known_graphs(tts, monkeypatch) -> None:
         "codec": Graph(Attention(), {"x": torch.zeros(1, 2, 3, 8)}, {"x": {2: "t"}}, ("y",)),
     }
     known["smd"].module.forward = lambda x: nn.functional.linear(x, known["smd"].module.weight)
-    monkeypatch.setattr(module, "graphs", lambda model, codec: known)
+    monkeypatch.setattr(module, "graphs", lambda model, codec, sharpness: known)
     for seconds in (1.0, 4.0):
         frames = 50 * seconds
         found = multiply_adds(tts, seconds)
@@ -123,7 +123,7 @@ def test_what_makes_no_sweep_is_refused() -> None:
 def test_tokens_of_bf16_are_compared_with_those_of_fp32(tts, monkeypatch) -> None:
     prompt = utterance(1)
     names = tuple(PHONES[i] for i in prompt.phones)
-    voice = Voice(torch.from_numpy(prompt.codes), names, tuple(map(int, prompt.durations)), tts.codec.token_digest)
+    voice = Voice(prompt.codes, names, tuple(map(int, prompt.durations)), tts.codec.token_digest)
 
     def shares() -> dict[str, float]:
         found = study.agreement_records(tts, voice, Provenance.of("smoke"), "tiny", words=(2, 3))

@@ -394,12 +394,11 @@ class FakeRuntime:
 
 def test_exported_models_speak_with_the_voices_of_pytorch(split, tmp_path, monkeypatch):
     monkeypatch.setattr(conditions, "MobileRuntime", FakeRuntime)
-    monkeypatch.setattr(conditions, "mobile_voice", lambda voice: ("mobile", voice))
     study, tts = Exports(trials(), 3, [Path("a/fp32"), Path("b/int8")]), FakeTTS()
     records = evaluate_study(tts, SYSTEM, study, tmp_path / "out", PROVENANCE, ("wer", "distillmos"))
     assert study.conditions == ("pytorch", "fp32", "int8") and len(tts.spoken) == 3
     for runtime in study.runtimes.values():
-        assert runtime.voices == [("mobile", text) for _, text in tts.prompts[::3]]
+        assert runtime.voices == [text for _, text in tts.prompts[::3]]
     assert {r.split for r in records} == {"dev-exports"}
     paired = {(r.system, r.pair_with, r.value) for r in records if r.metric == "wer" and r.pair_with}
     assert paired == {(f"{SYSTEM}-{name}", f"{SYSTEM}-pytorch", 0.0) for name in ("fp32", "int8")}

@@ -35,7 +35,7 @@ def tts(codec) -> MobileSpeech:
 def voice(tts) -> Voice:
     u = utterance(3)
     names = tuple(PHONES[i] for i in u.phones)
-    return Voice(torch.from_numpy(u.codes), names, tuple(u.durations), tts.codec.token_digest)
+    return Voice(u.codes, names, tuple(u.durations), tts.codec.token_digest)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_programs_give_the_tokens_of_torch(tts, voice, measured, tmp_path) -> No
     assert runtime.manifest.precision == "fp32"
     assert runtime.manifest.provenance["made_with"].keys() == {"torch", "executorch", "torchao"}
     voice.save(tmp_path / "v.safetensors")
-    states = runtime.enrol(tmp_path / "v.safetensors")
+    states = runtime.load_voice(tmp_path / "v.safetensors")
     codes = tts.generate(phonemise(TEXTS[1]), voice)[0]
-    wave = runtime.decode(codes.numpy())
+    wave = runtime.decode(codes)
     assert wave.shape == tts.decode(codes).shape and np.abs(wave).max() > 0
     latent = tts.codec.dequantise(codes[None])
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_int8_programs_compute_what_torchao_quantised(tts, voice, measured, monk
     assert 1e-4 < away < 0.1 * np.abs(exact).max()  # it is quantised, and near
     assert np.abs(ours - quantised).max() < 0.1 * away  # and the program does just that
     assert all(type(p) is torch.nn.Parameter for p in tts.model.parameters())  # the model is left alone
-    wave = small.synthesize(TEXTS[1], small.enrol(module.mobile_voice(voice)))
+    wave = small.synthesize(TEXTS[1], voice)
     assert np.isfinite(wave).all() and np.abs(wave).max() > 0
 
 

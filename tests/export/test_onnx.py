@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,11 +22,12 @@ from ms_core.evaluation.records import Provenance, read_records
 from ms_core.export import onnx as module
 from ms_core.export.graphs import graphs
 from ms_core.export.onnx import ExportError, convert, export
-from ms_core.export.runtime import MobileError, MobileRuntime, MobileVoice
+from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.export.runtime.__main__ import main
 from ms_core.synthesis import MobileSpeech
+from ms_core.synthesizer import SynthesisError
 from ms_core.text import PHONES, TextError, phonemise
-from ms_core.tokens import Voice
+from ms_core.tokens import Voice, VoiceError
 
 TEXTS = ("Go on.", "The old bridge was built of grey stone, and every spring the water rose.", "Why, oh why?")
 NEAR = 1e-2  # of the peak: F0 is rounded differently, and its errors add up in the phase
@@ -43,7 +45,7 @@ def tts(codec) -> MobileSpeech:
 def voice(tts) -> Voice:
     u = utterance(3)
     names = tuple(PHONES[i] for i in u.phones)
-    return Voice(torch.from_numpy(u.codes), names, tuple(u.durations.tolist()), tts.codec.token_digest)
+    return Voice(u.codes, names, tuple(u.durations.tolist()), tts.codec.token_digest)
 
 
 @pytest.fixture(scope="module")
@@ -71,23 +73,23 @@ def voice_file(voice, tmp_path_factory) -> Path:
 
 
 def test_tokens_and_waveforms_are_those_of_torch(tts, voice, runtime, voice_file) -> None:
-    states = runtime.enrol(voice_file)
+    states = runtime.load_voice(voice_file)
     for text in TEXTS:
         phones = phonemise(text)
         for seed, steps in ((0, (1, 1, 1)), (0, None), (1, None), (2, (9, 4, 2))):
             codes, frames = tts.generate(phones, voice, seed, steps)
             ours, our_frames = runtime.generate(phones, states, seed, steps)
-            assert our_frames == frames and np.array_equal(ours, codes.numpy())
-        wav, ours = tts.codec.decode(codes[None])[0, 0].numpy(), runtime.decode(codes.numpy())
+            assert our_frames == frames and np.array_equal(ours, codes)
+        wav, ours = tts.decode(codes), runtime.decode(codes)
         assert ours.shape == wav.shape and np.abs(ours - wav).max() < NEAR * np.abs(wav).max()
-        fewer = tts.codec.decode(codes[None, :1])[0, 0].numpy()
-        assert np.abs(runtime.decode(codes.numpy()[:1]) - fewer).max() < NEAR * np.abs(fewer).max()
+        fewer = tts.decode(codes[:1])
+        assert np.abs(runtime.decode(codes[:1]) - fewer).max() < NEAR * np.abs(fewer).max()
 
 
 def test_synthesis_follows_seed_parts_and_durations(tts, voice, runtime, monkeypatch) -> None:
-    states = runtime.enrol(MobileVoice(voice.codes.numpy(), voice.phones, voice.durations, voice.token_digest))
-    monkeypatch.setattr("ms_core.synthesis.CHUNK_PHONES", 20)
-    monkeypatch.setattr(runtime, "manifest", SimpleNamespace(**{**vars(runtime.manifest), "chunk_phones": 20}))
+    states = voice
+    for system in (tts, runtime):
+        monkeypatch.setattr(system, "chunk_phones", 20)
     timings: dict[str, float] = {}
     once = runtime.synthesize(TEXTS[1], states, seed=4, timings=timings)
     theirs = tts.synthesize(TEXTS[1], voice, seed=4)
@@ -136,13 +138,12 @@ def test_files_and_manifest(tts, folders, runtime) -> None:
 
 def test_int8_runs_and_is_near(tts, voice, folders, voice_file) -> None:
     runtime = MobileRuntime(folders["int8"])
-    states, full = runtime.enrol(voice_file), MobileRuntime(folders["fp32"])
-    theirs = full.enrol(voice_file)
+    states, theirs = runtime.encode_voice(voice_file), MobileRuntime(folders["fp32"]).encode_voice(voice_file)
     for name, values in theirs.items():
         error = np.abs(states[name] - values).max() / np.abs(values).max()
         assert error < 0.1, (name, error)
         assert (error > 0) == (name not in ("prompt_index", "prompt_place")), name  # those are not computed in int8
-    wav = runtime.synthesize(TEXTS[1], states)
+    wav = runtime.synthesize(TEXTS[1], voice_file)
     assert np.isfinite(wav).all() and np.abs(wav).max() > 0
     operators = {n.op_type for n in onnx.load(folders["int8"] / "smd.onnx", load_external_data=False).graph.node}
     assert "MatMulInteger" in operators
@@ -157,18 +158,17 @@ def test_damage_and_misuse_are_named(tts, folders, runtime, voice, voice_file, t
         MobileRuntime(bad)
     with pytest.raises(MobileError, match="threads 0"):
         MobileRuntime(folders["fp32"], threads=0)
-    other = MobileVoice(voice.codes.numpy(), voice.phones, voice.durations, "another")
-    with pytest.raises(MobileError, match="tokens of codec another"):
-        runtime.enrol(other)
-    states = runtime.enrol(voice_file)
+    with pytest.raises(VoiceError, match="tokens of codec another"):
+        runtime.encode_voice(replace(voice, token_digest="another"))
+    states = runtime.load_voice(voice_file)
     for call, message in (
         (lambda: runtime.synthesize("Hi.", states, steps=(1, 1)), "give 3 positive"),
         (lambda: runtime.synthesize("Hi.", states, seed=-1), "seed -1"),
-        (lambda: runtime.generate(["_", "AY1", "_"], states, durations=[1, 2]), "give 3 frame counts"),
+        (lambda: runtime.generate(["_", "AY1", "_"], states, durations=[1, 2]), "2 durations for 3 phones"),
         (lambda: runtime.decode(np.full((1, 4), CODEC.bins)), "allowed are 0 to 31"),
         (lambda: runtime.decode(np.zeros((9, 4), dtype=np.int64)), "expected"),
     ):
-        with pytest.raises(MobileError, match=message):
+        with pytest.raises(SynthesisError, match=message):
             call()
     with pytest.raises(TextError):
         runtime.synthesize("...", states)
@@ -207,9 +207,9 @@ def test_graphs_of_every_ablation_agree_with_the_model(codec, switch: str) -> No
             found = part.module(**{k: inputs[k] for k in part.inputs})
             return dict(zip(part.outputs, found if isinstance(found, tuple) else (found,), strict=True))
 
-        from ms_core.export.runtime.decoding import regulate
+        from ms_core.decoding import length_regulate
 
-        index, place = (torch.from_numpy(x) for x in regulate(u.durations))
+        index, place = (torch.from_numpy(x) for x in length_regulate(u.durations))
         voice = {**run("prompt", **given), "prompt_index": index, "prompt_place": place[None]}
         voice["prompt_states"] = run("text", phones=prompt[1], **voice)["states"]
         phones, frames = torch.from_numpy(v.phones)[None], torch.from_numpy(v.durations)[None]
@@ -217,7 +217,7 @@ def test_graphs_of_every_ablation_agree_with_the_model(codec, switch: str) -> No
         states = model.text(phones)
         assert torch.allclose(text["states"], states, atol=1e-5)
         assert torch.allclose(text["log_durations"], model.predict_durations(states, phones, kept), atol=1e-5)
-        index, place = (torch.from_numpy(x) for x in regulate(v.durations))
+        index, place = (torch.from_numpy(x) for x in length_regulate(v.durations))
         given = run("condition", states=states, index=index, place=place[None], **voice)
         count = v.codes.shape[1]
         condition = model.expand(states, frames, count, kept)

@@ -11,104 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import CODEC, new_model, speech, utterance
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import CODEC, speech
 
 from ms_core.codec import mini as torch_codec
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import istft, stft
-from ms_core.decoding import fill_grid as torch_fill_grid
-from ms_core.decoding import gumbel
-from ms_core.decoding import still_masked as torch_still_masked
-from ms_core.encoder import regulate as torch_regulate
-from ms_core.encoder import round_durations as torch_round_durations
-from ms_core.export.runtime import MobileError, MobileVoice, write_wav
+from ms_core.export.runtime import MobileError, write_wav
 from ms_core.export.runtime.codec import MobileCodec, Spectrum, render
-from ms_core.export.runtime.decoding import Noise, fill_grid, log_softmax, regulate, round_durations, still_masked
 from ms_core.export.runtime.manifest import FORMAT, CodecConstants, digest, read_manifest
-from ms_core.prompt import Condition
-from ms_core.text import PHONES
-from ms_core.tokens import Voice
-
-
-@pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1, 2**32 + 5, 2**40 + 17])
-def test_noise_is_torch_rand_bit_for_bit(seed: int) -> None:
-    generator, noise = torch.Generator().manual_seed(seed), Noise(seed)
-    for shape in ((3,), (17, 1024), (500,), (321, 10), (1,), (7, 5, 3)):  # one after the other: the state goes on
-        theirs, ours = torch.rand(shape, generator=generator).numpy(), noise.uniform(shape)
-        assert ours.dtype == np.float32 and np.array_equal(theirs, ours)
-
-
-def test_noise_of_some_rows_is_that_of_all() -> None:
-    rows = np.array([0, 3, 4])
-    some, all_ = Noise(5), Noise(5)
-    assert np.array_equal(some.gumbel((6, 40), rows), all_.gumbel((6, 40))[rows])
-    assert np.array_equal(some.uniform((9,)), all_.uniform((9,)))
-    theirs = gumbel((1, 6, 40), [6], [torch.Generator().manual_seed(5)], torch.device("cpu"))[0].numpy()
-    assert np.allclose(Noise(5).gumbel((6, 40)), theirs, rtol=0, atol=2e-6)
-
-
-def test_log_softmax() -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 300)).astype(np.float32) * 20
-    theirs = torch.from_numpy(logits).log_softmax(-1).numpy()
-    assert log_softmax(logits).dtype == np.float32 and np.allclose(log_softmax(logits), theirs, atol=1e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(-1, 5, width=32), min_size=1, max_size=60), st.sampled_from([0.5, 1.0, 1.3]), st.integers(0, 9)
-)
-def test_durations_and_length_regulator(logs: list[float], scale: float, seed: int) -> None:
-    log_durations = np.array(logs, dtype=np.float32)
-    spoken = np.random.default_rng(seed).random(len(logs)) < 0.7
-    spoken[0] = True  # so that there is a frame
-    ours = round_durations(log_durations, spoken, scale)
-    one = torch.ones(1, len(logs), dtype=torch.bool)
-    theirs = torch_round_durations(torch.from_numpy(log_durations)[None], one, torch.from_numpy(spoken)[None], scale)
-    assert np.array_equal(ours, theirs[0].numpy())
-    states = torch.randn(1, len(logs), 3, generator=torch.Generator().manual_seed(seed))
-    expanded, place = torch_regulate(states, theirs, int(theirs.sum()))
-    index, ours_place = regulate(ours)
-    assert np.array_equal(states[0, index].numpy(), expanded[0].numpy())
-    assert np.allclose(ours_place, place[0].numpy(), rtol=0, atol=1e-6)
-
-
-def test_schedule() -> None:
-    for frames in (1, 2, 7, 500):
-        for steps in (1, 4, 16):
-            for step in range(1, steps + 1):
-                assert still_masked(frames, step, steps) == torch_still_masked(frames, step, steps)
-
-
-@pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.0, 1.0), (0.7, 0.0), (0.0, 0.0)])
-@pytest.mark.parametrize("known", [0, 1])
-def test_decoding_loop_gives_the_tokens_of_torch(codec, temperatures: tuple[float, float], known: int) -> None:
-    """The same logits go to both loops, so the tokens must be the same, all of them."""
-    model, frames, steps = new_model(codec, seed=3), 41, (7, 3, 1)
-    prompt = utterance(1)
-    with torch.inference_mode():
-        voice = model.voice(
-            *(torch.from_numpy(x)[None] for x in (prompt.codes, prompt.phones, prompt.durations))
-        ).prompt
-        condition = Condition(torch.randn(1, frames, 32, generator=torch.Generator().manual_seed(1)), voice)
-        mask = torch.ones(1, frames, dtype=torch.bool)
-        below = torch.from_numpy(utterance(2, 30).codes[:known, :frames])
-
-        def run_pass(codes: np.ndarray, layer: int, rows: np.ndarray) -> np.ndarray:
-            assert (codes[layer, rows] == CODEC.bins).all() and (codes[layer] == CODEC.bins).sum() == len(rows)
-            logits, _ = model.smd(condition, torch.from_numpy(codes)[None], torch.tensor([layer]), mask)
-            return logits[0, rows].numpy()
-
-        for seed in range(3):
-            generators = [torch.Generator().manual_seed(seed)]
-            theirs = torch_fill_grid(
-                model.smd, condition, mask, steps, generators, *temperatures, below[None] if known else None
-            )[0]
-            ours = fill_grid(
-                run_pass, 3, CODEC.bins, frames, steps, seed, *temperatures, below.numpy() if known else None
-            )
-            assert np.array_equal(ours, theirs.numpy())
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "frames"), [(640, 160, 50), (512, 128, 3), (400, 160, 20), (640, 160, 1)])
@@ -162,24 +72,6 @@ def test_write_wav(tmp_path) -> None:
         with pytest.raises(MobileError, match="cannot write"):
             write_wav(tmp_path / name, bad, 16_000)
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
-
-
-def test_voice_files_are_those_of_the_package(tmp_path) -> None:
-    u = utterance(5)
-    names = tuple(PHONES[i] for i in u.phones)
-    voice = Voice(torch.from_numpy(u.codes), names, tuple(u.durations.tolist()), "abc", {"text": "hallo"})
-    voice.save(tmp_path / "v.safetensors")
-    found = MobileVoice.load(tmp_path / "v.safetensors")
-    assert np.array_equal(found.codes, u.codes) and found.phones == names and found.durations == voice.durations
-    assert found.token_digest == "abc" and found.meta == {"text": "hallo"}
-    with pytest.raises(MobileError, match="no voice file"):
-        MobileVoice.load(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"no voice at all")
-    with pytest.raises(MobileError, match="not a voice file"):
-        MobileVoice.load(tmp_path / "bad.safetensors")
-    Voice(voice.codes[:, 1:], names, voice.durations, "abc").save(tmp_path / "short.safetensors")
-    with pytest.raises(MobileError, match="durations"):
-        MobileVoice.load(tmp_path / "short.safetensors")
 
 
 def folder_of(path: Path, **changes: object) -> Path:

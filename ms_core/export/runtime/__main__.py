@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         runtime = MobileRuntime(given.folder, given.threads)
         loaded = time.perf_counter()
-        voice = runtime.enrol(given.voice)
+        voice = runtime.load_voice(given.voice)
+        runtime.encode_voice(voice)
         enrolled = time.perf_counter()
         runs = []
         for _ in range(max(given.repeats, 1)):
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             runs.append({**timings, **took})
         write_wav(given.out, wav, runtime.sample_rate)
         if given.codes:
-            first = chunks(phonemise(given.text), runtime.manifest.chunk_phones)[0]
+            first = chunks(phonemise(given.text), runtime.chunk_phones)[0]
             np.save(given.codes, runtime.generate(first, voice, given.seed, steps)[0])
     except (MobileError, TextError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

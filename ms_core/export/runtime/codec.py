@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ms_core.export.runtime.decoding import Noise
+from ms_core.decoding import Noise
 from ms_core.export.runtime.manifest import CodecConstants
 
 F0_FLOOR, F0_CEILING, LOUDEST = 50.0, 600.0, 6.0  # as in ms_core.codec.source_filter, which needs torch
