@@ -77,9 +77,9 @@ class CodebookPrior(nn.Module):
 class PromptCopy(nn.Module):
     """Attention to the prompt's frames whose values are their code vectors, as they are.
 
-    Heads find frames by what is said there (`likeness`: the text encoder's states of both, which the voice has no part
-    in), by the decoder's own states, and by how near the layers below are in the prompt's frame to those of the frame
-    in question. What the higher layers add in the found frames enters the predicted residual with learned weights, as
+    Heads find frames by what is said there (`content_scores`: the text encoder's states of both, in which the voice has
+    no part), by the decoder's own states, and by how near the layers below are in the prompt's frame to those of the
+    frame in question. What the higher layers add in the found frames enters the predicted residual with learned weights, as
     far as the frame trusts what was found. How near is near is fixed for each head: cross-entropy would learn to blur
     many frames together, where a voice is heard in few. Our choice.
 
@@ -90,7 +90,7 @@ class PromptCopy(nn.Module):
     # the squared distance that divides a weight by e, as a share of what lies between two frames at random: that of the
     # first head, and its growth from head to head. Five times as wide, which was learned, cost .03 of SIM on dev-other
     NEAREST, WIDER = 0.01, 3.6
-    LIKENESS = 8.0  # weight of the cosine between words, before training
+    CONTENT_WEIGHT = 8.0  # weight of the cosine between words, before training
 
     def __init__(self, dim: int, heads: int, scale: Float[Tensor, "n c"]):
         super().__init__()
@@ -102,7 +102,7 @@ class PromptCopy(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.words = nn.Linear(dim, dim)  # of both sides, so that the same words are alike from the first step on
         nn.init.orthogonal_(self.words.weight)
-        self.likeness_weight = nn.Parameter(torch.full((heads,), self.LIKENESS / GAIN))
+        self.likeness_weight = nn.Parameter(torch.full((heads,), self.CONTENT_WEIGHT / GAIN))
         self.enter_said = nn.Linear(heads * width, dim)
         reach = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
         self.register_buffer("reach", reach, persistent=False)
@@ -118,19 +118,24 @@ class PromptCopy(nn.Module):
         """Of the prompt's states; computed once for a voice."""
         return rearrange(self.key(states), "b s (h c) -> b h s c", h=self.heads)
 
-    def said(self, text: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
+    def content_keys(self, text: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
         """Directions that stand for what is said in each frame, from the text states of target or prompt."""
         return F.normalize(rearrange(self.words(text), "b t (h c) -> b h t c", h=self.heads), dim=-1)
 
-    def likeness(self, text: Float[Tensor, "b t d"], said: Float[Tensor, "b h s c"]) -> Float[Tensor, "b h t s"]:
+    def content_scores(
+        self, text: Float[Tensor, "b t d"], content_keys: Float[Tensor, "b h s c"]
+    ) -> Float[Tensor, "b h t s"]:
         """Scores of the prompt's frames by what is said in them; computed once for an utterance."""
-        return self.said(text) @ said.transpose(2, 3) * (GAIN * self.likeness_weight[:, None, None])
+        return self.content_keys(text) @ content_keys.transpose(2, 3) * (GAIN * self.likeness_weight[:, None, None])
 
     def preview(
-        self, likeness: Float[Tensor, "b h t s"], latents: Float[Tensor, "b n s c"], mask: Bool[Tensor, "b s"] | None
+        self,
+        content_scores: Float[Tensor, "b h t s"],
+        latents: Float[Tensor, "b n s c"],
+        mask: Bool[Tensor, "b s"] | None,
     ) -> Float[Tensor, "b t d"]:
         """How the prompt says what is alike, for the states before the first block; computed once for an utterance."""
-        found = _real(likeness, mask).softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
+        found = _real(content_scores, mask).softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
         return self.enter_said(rearrange(found, "b h t c -> b t (h c)"))
 
     def forward(
@@ -141,7 +146,7 @@ class PromptCopy(nn.Module):
         keys: Float[Tensor, "b h s k"],
         latents: Float[Tensor, "b n s c"],
         mask: Bool[Tensor, "b s"] | None,
-        likeness: Float[Tensor, "b h t s"] | None = None,
+        content_scores: Float[Tensor, "b h t s"] | None = None,
         sharpness: float = 1.0,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"]]:
         """The states with what was found added, and the part of the residual (standard units) that is copied.
@@ -158,7 +163,7 @@ class PromptCopy(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # minus the squared distance, up to what is the same for all frames of the prompt
             near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
-            content = content if likeness is None else content + likeness.float()
+            content = content if content_scores is None else content + content_scores.float()
             score = content + near[:, None] * (sharpness / self.reach[:, None, None])
             weight = _real(score, mask).softmax(-1)  # (b, h, t, s)
             scale = self.scale[layer][:, None]  # (b, 1, c)

@@ -320,7 +320,7 @@ def train(
         done = f"{export}: codec"
     else:
         export = training_runs.train_model(config, minutes, resume, out, replace, start=start)
-        pair = training_runs.trained_pair(config, export)
+        pair = training_runs.trained_checkpoint(config, export)
         done = f"{export}: model; {pair}: codec and model, speak with `ms-core synth --model {pair}`"
     if training_runs.is_main():
         typer.echo(done)
@@ -376,8 +376,8 @@ def evaluate(
     from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.config import DataConfig, DecodingConfig, parse
     from ms_core.evaluation import run_history
-    from ms_core.evaluation.conditions import METRICS, STUDIES, evaluate_study
-    from ms_core.evaluation.eval_set import Trials
+    from ms_core.evaluation.conditions import EXPERIMENTS, METRICS, evaluate_experiment
+    from ms_core.evaluation.eval_set import EvalSet
     from ms_core.evaluation.evaluate import evaluate as run
     from ms_core.evaluation.records import MILESTONES, Provenance
     from ms_core.synthesis import MobileSpeech
@@ -393,15 +393,15 @@ def evaluate(
     source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
     provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), torch.get_num_threads())
     if plain:
-        trials = Trials.of_split(source, split, limit=limit)
+        trials = EvalSet.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
         if milestone is not None:
             run_history.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
-        study = STUDIES[conditions.value](Trials.of_split(source, split), limit, **options)
-        records = evaluate_study(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
+        study = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
+        records = evaluate_experiment(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
     for record in records:
         if record.pair_with is None:
             name = record.system if plain else f"{record.split}\t{record.system}"

@@ -91,12 +91,12 @@ class MobileSpeechModel(nn.Module):
         attention = self.prompt.attention
         cross = None if attention is None else attention.keys_values(states)
         prefix = tuple(b.attention.prompt_cache(states, lengths) for b in self.smd.blocks) if self.config.prefix else ()
-        copy = said = None
+        copy = content_keys = None
         if self.smd.copy is not None:
             copy = self.smd.copy.keys(states), self.smd.prior.partial_sums(codes)
-            said = self.smd.copy.said(self._regulated(self.text(phones), durations, frames))
+            content_keys = self.smd.copy.content_keys(self._regulated(self.text(phones), durations, frames))
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy, said), duration_states, phones != 0)
+        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy, content_keys), duration_states, phones != 0)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates
@@ -121,8 +121,9 @@ class MobileSpeechModel(nn.Module):
         row = self.prompt.attend(text, prompt)
         if copy is None:
             return Condition(row, prompt)
-        likeness = copy.likeness(text, prompt.said)
-        return Condition(row + copy.preview(likeness, prompt.copy[1], prompt.mask), prompt, likeness, sharpness)
+        content_scores = copy.content_scores(text, prompt.content_keys)
+        row = row + copy.preview(content_scores, prompt.copy[1], prompt.mask)
+        return Condition(row, prompt, content_scores, sharpness)
 
     def _regulated(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int

@@ -25,7 +25,7 @@ class PromptStates:
     cross: Cache | None  # keys and values for the text's cross-attention
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
     copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
-    said: Float[Tensor, "b h s c"] | None = None  # for the same, `PromptCopy.said` of the prompt's words
+    content_keys: Float[Tensor, "b h s c"] | None = None  # for PromptCopy: of the prompt's words
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Condition:
 
     text: Float[Tensor, "b t d"]  # at frame rate, with what its frames found in the prompt
     prompt: PromptStates
-    likeness: Float[Tensor, "b h t s"] | None = None  # for PromptCopy: how like the words of both are; None: not asked
+    content_scores: Float[Tensor, "b h t s"] | None = None  # for PromptCopy; None: not asked
     sharpness: float = 1.0  # of what PromptCopy finds; see `DecodingConfig.copy_sharpness`
 
 

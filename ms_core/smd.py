@@ -75,7 +75,7 @@ class SpeechMaskDecoder(nn.Module):
         for index, block in enumerate(self.blocks):
             if self.copy is not None and index == self.copy_at:
                 x, copied = self.copy(
-                    x, known, layer, *prompt.copy, prompt.mask, condition.likeness, condition.sharpness
+                    x, known, layer, *prompt.copy, prompt.mask, condition.content_scores, condition.sharpness
                 )
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
         logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)

@@ -116,4 +116,4 @@ def first_words(utterance: Tokens, frames: int) -> Tokens:
     bounds = utterance.words()
     ends = np.cumsum(utterance.durations)[bounds]
     nearest = 1 + int(np.abs(ends[1:] - frames).argmin())
-    return utterance.between(bounds[0], bounds[nearest])
+    return utterance.slice(bounds[0], bounds[nearest])

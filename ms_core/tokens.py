@@ -38,15 +38,15 @@ class Tokens:
         """Indices of the boundary phones; word i lies between the i-th and the next."""
         return np.flatnonzero(np.isin(self.phones, list(BOUNDARY_IDS)))
 
-    def between(self, first: int, last: int) -> Tokens:
+    def slice(self, first: int, last: int) -> Tokens:
         """The part from boundary phone index `first` to boundary phone index `last`, both included."""
         ends = np.cumsum(self.durations)
         start, stop = ends[first] - self.durations[first], ends[last]
         return Tokens(self.phones[first : last + 1], self.durations[first : last + 1], self.codes[:, start:stop])
 
-    def divided(self, boundary: int) -> tuple[Tokens, Tokens]:
+    def split_at(self, boundary: int) -> tuple[Tokens, Tokens]:
         """The parts before and after a boundary phone; each gets the phone, and a half of its frames."""
-        left, right = self.between(0, boundary), self.between(boundary, len(self.phones) - 1)
+        left, right = self.slice(0, boundary), self.slice(boundary, len(self.phones) - 1)
         half = self.durations[boundary] // 2
         kept = left.codes.shape[1] - half
         return (

@@ -201,7 +201,7 @@ def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
 
 
 def test_where_nothing_is_known_a_frame_copies_what_its_words_have(decoder) -> None:
-    """With the states switched off and likeness made sharp, the found frame is the one in which the same is said."""
+    """With the states off and scores of content made sharp, the found frame is the one in which the same is said."""
     copy = PromptCopy(DIM, 2, decoder.prior.scale)
     with torch.no_grad():
         copy.query.weight.zero_()
@@ -211,9 +211,9 @@ def test_where_nothing_is_known_a_frame_copies_what_its_words_have(decoder) -> N
         copy.gate[:, :, 1] = 0.0
     sums = decoder.prior.partial_sums(torch.arange(N * 10).reshape(1, N, 10) % BINS)
     text, order = noise(1, 10, DIM), torch.tensor([3, 9, 0, 5])
-    likeness = copy.likeness(text[:, order], copy.said(text))
+    content_scores = copy.content_scores(text[:, order], copy.content_keys(text))
     given = torch.zeros(1, 4, 8), torch.tensor([0]), copy.keys(noise(1, 10, DIM, seed=1)), sums, None
-    _, copied = copy(noise(1, 4, DIM), *given, likeness)
+    _, copied = copy(noise(1, 4, DIM), *given, content_scores)
     assert torch.allclose(copied * decoder.prior.scale[0], sums[:, -1, order], atol=1e-4)
     assert not torch.allclose(copy(noise(1, 4, DIM), *given)[1], copied, atol=0.1)
 

@@ -19,7 +19,7 @@ from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 CURVES = 4  # cosines over the mel axis that make up a curve; the k-th has 1/k of the first one's deviation
 
 
-def perturbed(cut: MonoCut, speed: float) -> MonoCut:
+def perturb_speed(cut: MonoCut, speed: float) -> MonoCut:
     """The cut played `speed` times as fast, as another speaker's."""
     if speed == 1.0:
         return cut
@@ -29,7 +29,7 @@ def perturbed(cut: MonoCut, speed: float) -> MonoCut:
     return cut.with_id(f"{cut.id.partition('_sp')[0]}_sp{speed:g}")
 
 
-def sped(aligned: Aligned, speed: float) -> Aligned:
+def scale_alignment(aligned: Aligned, speed: float) -> Aligned:
     """The alignment of a recording played `speed` times as fast."""
     return Aligned(aligned.phones, [s / speed for s in aligned.starts], [e / speed for e in aligned.ends])
 

@@ -18,7 +18,7 @@ from ms_core.text import phone_ids
 from ms_core.tokens import Batch, Tokens
 
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
-PHRASE_WORDS = 3  # of `phrase`, at most
+PHRASE_WORDS = 3  # of `crop_phrase`, at most
 PAD_TO = 32  # frames or phones
 
 
@@ -88,15 +88,15 @@ class Sampler:
         wanted, longest = (round(s * self.frame_rate) for s in (self.config.prompt_seconds, self.config.max_seconds))
         short = None
         if others and self.config.phrases > 0 and rng.random() < self.config.phrases:
-            short = phrase(whole, round(STOP_SECONDS * self.frame_rate), rng)
+            short = crop_phrase(whole, round(STOP_SECONDS * self.frame_rate), rng)
         if short is None and self.config.own_prompt > 0 and rng.random() < self.config.own_prompt:
-            target = window(whole, longest, rng)
-            prompt = window(target, wanted, rng)
+            target = crop_words(whole, longest, rng)
+            prompt = crop_words(target, wanted, rng)
         elif short is not None or (others and rng.random() < self.config.other_utterance):
-            prompt = window(self.tokens(others[rng.integers(len(others))]), wanted, rng)
-            target = window(whole, longest, rng) if short is None else short
+            prompt = crop_words(self.tokens(others[rng.integers(len(others))]), wanted, rng)
+            target = crop_words(whole, longest, rng) if short is None else short
         else:
-            both = window(whole, longest + wanted, rng)
+            both = crop_words(whole, longest + wanted, rng)
             prompt, target = split(both, min(wanted, int(both.durations.sum() * 0.4)), bool(rng.random() < 0.5))
         if self.equaliser is not None:
             curve = self.equaliser.draw(rng)
@@ -104,7 +104,7 @@ class Sampler:
         return label_pauses(prompt, self.frame_rate, rng), label_pauses(target, self.frame_rate, rng)
 
 
-def window(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
+def crop_words(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
     """A random run of whole words of at most `frames` frames (at least one word)."""
     bounds = utterance.words()
     ends = np.cumsum(utterance.durations)
@@ -115,10 +115,10 @@ def window(utterance: Tokens, frames: int, rng: np.random.Generator) -> Tokens:
     first = int(rng.integers(min(latest, len(bounds) - 2) + 1))
     fits = np.flatnonzero(ends[bounds] - starts[bounds[first]] <= frames)
     last = max(int(fits[-1]) if len(fits) else 0, first + 1)
-    return utterance.between(bounds[first], bounds[last])
+    return utterance.slice(bounds[first], bounds[last])
 
 
-def phrase(utterance: Tokens, pause: int, rng: np.random.Generator) -> Tokens | None:
+def crop_phrase(utterance: Tokens, pause: int, rng: np.random.Generator) -> Tokens | None:
     """A random run of up to `PHRASE_WORDS` words between silences of `pause` frames or more; None where there is none.
 
     So are short texts said. A window of a longer utterance has them in the midst of others: its words are shorter, and
@@ -130,7 +130,7 @@ def phrase(utterance: Tokens, pause: int, rng: np.random.Generator) -> Tokens | 
     if not runs:
         return None
     first, last = runs[rng.integers(len(runs))]
-    return utterance.between(bounds[first], bounds[last])
+    return utterance.slice(bounds[first], bounds[last])
 
 
 def split(utterance: Tokens, prompt_frames: int, at_start: bool) -> tuple[Tokens, Tokens]:
@@ -141,7 +141,7 @@ def split(utterance: Tokens, prompt_frames: int, at_start: bool) -> tuple[Tokens
     middle = np.cumsum(utterance.durations)[bounds[1:-1]]
     wanted = prompt_frames if at_start else int(utterance.durations.sum()) - prompt_frames
     cut = int(bounds[1 + int(np.abs(middle - wanted).argmin())])
-    left, right = utterance.divided(cut)
+    left, right = utterance.split_at(cut)
     return (left, right) if at_start else (right, left)
 
 

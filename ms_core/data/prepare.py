@@ -22,7 +22,7 @@ from ms_core.align import Aligned, durations
 from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset
 from ms_core.data.align import align_corpus
-from ms_core.data.augment import perturbed, sped
+from ms_core.data.augment import perturb_speed, scale_alignment
 from ms_core.data.corpora import read_cuts
 from ms_core.files import write_json
 from ms_core.text import phone_ids
@@ -55,12 +55,12 @@ def prepare(
     if speeds is not None:
         name = f"{split}-features-{'-'.join(f'{speed:g}' for speed in speeds)}"
         alignments = {
-            cut.id: sped(alignments[source.id], speed)
+            cut.id: scale_alignment(alignments[source.id], speed)
             for speed in speeds
             for source in cuts
-            if source.id in alignments and (cut := perturbed(source, speed))
+            if source.id in alignments and (cut := perturb_speed(source, speed))
         }
-        cuts = [perturbed(cut, speed) for speed in speeds for cut in cuts]
+        cuts = [perturb_speed(cut, speed) for speed in speeds for cut in cuts]
     with (
         CutSet.open_writer(folder / f"{name}.jsonl", overwrite=False) as writer,
         NumpyFilesWriter(folder / name) as codes_writer,
@@ -70,7 +70,7 @@ def prepare(
         for cut in cuts:
             if cut.id not in alignments:
                 dropped["alignment"].append(cut.id)
-        waves = read_ahead(reader, lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
+        waves = prefetch(reader, lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
         for cut, wave in tqdm(zip(todo, waves, strict=True), total=len(todo), desc=f"tokenise {split}", disable=None):
             wave = torch.from_numpy(wave)[None]
             if speeds is None:
@@ -96,7 +96,7 @@ def prepare(
     return CutSet.from_file(folder / f"{name}.jsonl")
 
 
-def read_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int = 8) -> Iterator:
+def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int = 8) -> Iterator:
     """`pool.map` that holds at most `ahead` results, where the former would hold a whole corpus."""
     waiting = deque()
     for item in items:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ms_core import paths
 from ms_core.align import AlignmentError
 from ms_core.audio import AudioError, load_speech, write_wav
-from ms_core.evaluation.eval_set import Item, Prompt, ProtocolError, Trials, rng_of
+from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, rng_of
 from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
 from ms_core.evaluation.noise import babble, mix, white
 from ms_core.evaluation.records import Provenance, Record, bootstrap, write_records
@@ -80,7 +80,7 @@ class Case:
     runtime: MobileRuntime | None = None
 
 
-class Study:
+class Experiment:
     """What is spoken under which conditions; every key is spoken under all of them.
 
     trials: of all utterances of a split; limit: of those that are spoken.
@@ -90,7 +90,7 @@ class Study:
     conditions: tuple[str, ...] = ("",)
     control: str | None = None
 
-    def __init__(self, trials: Trials, limit: int | None = None):
+    def __init__(self, trials: EvalSet, limit: int | None = None):
         self.trials, self.limit = trials, limit
 
     @property
@@ -124,12 +124,12 @@ class Study:
         return {self.split: list(rows)}
 
 
-class HardTexts(Study):
+class HardTexts(Experiment):
     """The package's hard texts, each in the voices of the split's first speakers; `limit` is of texts of each kind."""
 
     name = "hard-texts"
 
-    def __init__(self, trials: Trials, limit: int | None = None, voices: int = VOICES):
+    def __init__(self, trials: EvalSet, limit: int | None = None, voices: int = VOICES):
         super().__init__(trials, limit)
         self.speakers = {item.speaker: item for item in trials.targets[:voices]}
         if len(self.speakers) < voices:
@@ -165,14 +165,14 @@ class HardTexts(Study):
         return found
 
 
-class NoisyPrompts(Study):
+class NoisyPrompts(Experiment):
     """A split's sentences with the protocol's prompts, clean and with white noise or babble."""
 
     name, control = "noisy-prompts", CLEAN
 
     def __init__(
         self,
-        trials: Trials,
+        trials: EvalSet,
         limit: int | None = None,
         noises: Sequence[str] = NOISES,
         snrs: Sequence[float] = SNRS,
@@ -210,12 +210,12 @@ class NoisyPrompts(Study):
         )
 
 
-class PromptLengths(Study):
+class PromptLengths(Experiment):
     """A split's sentences with prompts of several lengths, where the speaker has a recording that gives them all."""
 
     name, control = "prompt-lengths", NORMAL
 
-    def __init__(self, trials: Trials, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
+    def __init__(self, trials: EvalSet, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
         super().__init__(trials, limit)
         if 3 not in lengths:
             raise ProtocolError(f"prompt lengths {list(lengths)}: 3 s, the control, has to be among them")
@@ -260,12 +260,12 @@ class PromptLengths(Study):
         )
 
 
-class Exports(Study):
+class Exports(Experiment):
     """A split's sentences spoken by PyTorch and by exported folders of the same model, all with the same voices."""
 
     name, control = "exports", PYTORCH
 
-    def __init__(self, trials: Trials, limit: int | None = None, folders: Sequence[Path] = ()):
+    def __init__(self, trials: EvalSet, limit: int | None = None, folders: Sequence[Path] = ()):
         super().__init__(trials, limit)
         runtimes = [MobileRuntime(folder) for folder in folders]
         self.runtimes = {runtime.manifest.precision: runtime for runtime in runtimes}
@@ -284,7 +284,7 @@ class Exports(Study):
         return f"{self.trials.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
 
 
-STUDIES = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
+EXPERIMENTS = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
 
 
 def named(system: str, condition: str) -> str:
@@ -320,7 +320,7 @@ def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float
 
 
 def summarise(
-    rows: Sequence[dict], study: Study, system: str, provenance: Provenance, asr: str = "base"
+    rows: Sequence[dict], study: Experiment, system: str, provenance: Provenance, asr: str = "base"
 ) -> list[Record]:
     """Records of a study's rows: each metric under each condition and its paired difference to the control.
 
@@ -357,10 +357,10 @@ def summarise(
     return records
 
 
-def evaluate_study(
+def evaluate_experiment(
     tts,
     system: str,
-    study: Study,
+    study: Experiment,
     out: Path,
     provenance: Provenance,
     metrics: Sequence[str] = METRICS,

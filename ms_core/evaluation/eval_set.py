@@ -106,7 +106,7 @@ def boundaries(wav: np.ndarray, text: str) -> list[tuple[float, str]]:
     return [(middle, " ".join(words[: k + 1])) for k, middle in enumerate(middles)]
 
 
-class Trials:
+class EvalSet:
     """The trials of one split: which utterances are spoken, with which prompts, and compared with which voices.
 
     items: every utterance that may be spoken or prompt; seed: of the pairs. Recordings are read when asked for.
@@ -131,7 +131,7 @@ class Trials:
         self._prompts: dict[str, Prompt] = {}
 
     @classmethod
-    def of_split(cls, config: DataConfig, split: str, seed: int = 0, limit: int | None = None) -> "Trials":
+    def of_split(cls, config: DataConfig, split: str, seed: int = 0, limit: int | None = None) -> "EvalSet":
         """The trials of a split; `paper-demo` are the demo's sentences, with the voices of `test-clean-24spk`.
 
         Raises DataError (ms_core.data.prepare) for an unknown split or absent speech.
@@ -226,7 +226,7 @@ class Trials:
         """What SIM compares with: the recording of the same sentence, as for the authors' clips (no prompts there)."""
         return load_speech(item.path, sample_rate)
 
-    def stranger(self, item: Item) -> Item:
+    def impostor(self, item: Item) -> Item:
         """An utterance to be spoken of another speaker, whose reference is the control of SIM."""
         others = [t for t in self.targets_all if t.speaker != item.speaker]
         if not others:
@@ -235,7 +235,7 @@ class Trials:
 
     @cached_property
     def targets_all(self) -> list[Item]:
-        """Utterances from which strangers are drawn, by name: no limit changes them."""
+        """Utterances from which impostors are drawn, by name: no limit changes them."""
         return [i for i in self.items.values() if MIN_SECONDS <= i.seconds <= MAX_SECONDS] or self.targets
 
     def describe(self) -> str:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ms_core.audio import load_speech, write_wav
 from ms_core.evaluation.bench import bench, bench_records, footprint_records
-from ms_core.evaluation.eval_set import DEMO, Item, ProtocolError, Trials, demo_rows
+from ms_core.evaluation.eval_set import DEMO, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import EvaluatorError, count_errors, versions
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
@@ -63,13 +63,13 @@ def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, obje
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _speak(tts, trials: Trials, item: Item, seed: int) -> np.ndarray:
+def _speak(tts, trials: EvalSet, item: Item, seed: int) -> np.ndarray:
     """What the system says (L,)."""
     voice = tts.voice(trials.prompt_wav(item, tts.sample_rate), text=trials.prompt(item).text)
     return np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)
 
 
-def _recordings(tts, trials: Trials, item: Item) -> dict[str, np.ndarray]:
+def _recordings(tts, trials: EvalSet, item: Item) -> dict[str, np.ndarray]:
     """Waveforms of the baselines; the recording itself is none where it would be compared with itself."""
     original = load_speech(item.path, tts.sample_rate)
     coded = {GROUND_TRUTH_CODEC: through_codec(tts.codec, original, str(getattr(tts, "device", "cpu")))}
@@ -77,7 +77,7 @@ def _recordings(tts, trials: Trials, item: Item) -> dict[str, np.ndarray]:
 
 
 def _rows(
-    trials: Trials, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+    trials: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
 ) -> list[dict[str, object]]:
     """Scored rows of waveforms that say one utterance, by system."""
     original, reference = load_speech(item.path, rate), trials.reference(item, rate)
@@ -86,7 +86,7 @@ def _rows(
     scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
     rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
     if sims := [m for m in metrics if m in SIMS]:
-        stranger = trials.reference(trials.stranger(item), rate)
+        stranger = trials.reference(trials.impostor(item), rate)
         others = score(list(wavs.values()), rate, None, [stranger] * count, sims)
         for row, found in zip(rows, others, strict=True):
             row |= {f"{m}_other": round(found[m], 6) for m in sims}
@@ -138,7 +138,7 @@ class RowLog:
 def evaluate(
     tts,
     system: str,
-    trials: Trials,
+    trials: EvalSet,
     out: Path,
     provenance: Provenance,
     metrics: Sequence[str] = (*SPOKEN, *ALIGNED),
@@ -149,7 +149,7 @@ def evaluate(
     """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
 
     tts: an object with `sample_rate`, `codec`, `voice(wav, text)` and `synthesize(text, voice, seed)`, as MobileSpeech
-    has; system: the name that the records carry; trials: see `Trials.of_split`; provenance: what made the system, its
+    has; system: the name that the records carry; trials: see `EvalSet.of_split`; provenance: what made the system, its
     `seed` being that of the synthesis (0 where None). baselines: also score the recordings and the codec. keep_audio:
     write `<out>/audio/<system>/<utt>.wav`, the recordings and the prompts (`audio/prompt/`) as well. asr: see
     `evaluators.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises

@@ -11,11 +11,11 @@ prompt      prompt_codes (1, n, s), prompt_phones (1, q),     prompt_mean (1, d)
             prompt_frame_phones (1, s),                       prefix (2, L, 1, h, s, c),
             prompt_durations (1, q)                           copy_keys (1, h, s, c), copy_latents (1, n + 1, s, v),
                                                               duration_states (1, q, d)
-condition   states, index (t), place (1, t, 2), prompt_mean,  text (1, t, d), likeness (1, h, t, s)
+condition   states, index (t), place (1, t, 2), prompt_mean,  text (1, t, d), content_scores (1, h, t, s)
             cross, prompt_states (1, q, d),
             prompt_index (s), prompt_place (1, s, 2),
             copy_latents
-smd         text, likeness, codes (1, n, t), layer (1),       logits (1, r, bins)
+smd         text, content_scores, codes (1, n, t), layer (1),       logits (1, r, bins)
             frames (r), prefix, copy_keys, copy_latents
 codec       latent (1, c, t)                                  log_f0 (1, k), pulse, phase, noise (1, k, f)
 =========== ================================================= ==========================================
@@ -154,9 +154,9 @@ class ConditionGraph(nn.Module):
         text = self.prompt.attend(expanded, PromptStates(None, prompt_mean, kept, ()))
         if self.copy is None:
             return (text,)
-        said = self.copy.said(prompt_states.index_select(1, prompt_index) + self.place(prompt_place))
-        likeness = self.copy.likeness(expanded, said)
-        return text + self.copy.preview(likeness, copy_latents, None), likeness
+        content_keys = self.copy.content_keys(prompt_states.index_select(1, prompt_index) + self.place(prompt_place))
+        content_scores = self.copy.content_scores(expanded, content_keys)
+        return text + self.copy.preview(content_scores, copy_latents, None), content_scores
 
 
 class SmdGraph(nn.Module):
@@ -185,14 +185,14 @@ class SmdGraph(nn.Module):
         prefix: Tensor | None = None,
         copy_keys: Tensor | None = None,
         copy_latents: Tensor | None = None,
-        likeness: Tensor | None = None,
+        content_scores: Tensor | None = None,
     ) -> Tensor:
         x = text + self.embed(codes) + self.layer(layer)[:, None]
         copied = None
         for i, block in enumerate(self.blocks):
             if self.copy is not None and i == self.copy_at:
                 known = self.code_vectors(codes).sum(1)
-                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None, likeness, self.sharpness)
+                x, copied = self.copy(x, known, layer, copy_keys, copy_latents, None, content_scores, self.sharpness)
             x = block(x, None, None if prefix is None else (prefix[0, i], prefix[1, i]))
         x = x.index_select(1, frames)  # (1, r, d)
         logits = x @ wide(self.head.index_select(0, layer)) + self.bias.index_select(0, layer)
@@ -254,7 +254,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -
         "condition": {"states": torch.zeros(1, p, d), "index": ids(t), "place": torch.zeros(1, t, 2),
                       "prompt_mean": torch.zeros(1, d), "cross": cross, **words, "copy_latents": latents},
         "smd": {"text": torch.zeros(1, t, d), "codes": ids(1, n_q, t), "layer": ids(1), "frames": ids(r),
-                "prefix": prefix, **copies, "likeness": torch.zeros(1, heads, t, s)},
+                "prefix": prefix, **copies, "content_scores": torch.zeros(1, heads, t, s)},
         "codec": {"latent": torch.zeros(1, codec.config.latent_dim, t)},
     }  # fmt: skip
     axes = {
@@ -262,12 +262,13 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -
         "prompt_phones": {1: "q"}, "prompt_durations": {1: "q"}, "states": {1: "p"}, "index": {0: "t"},
         "place": {1: "t"}, "prompt_mean": {}, "cross": {3: "s"}, "text": {1: "t"}, "codes": {2: "t"}, "layer": {},
         "frames": {0: "r"}, "prefix": {4: "s"}, "copy_keys": {2: "s"}, "copy_latents": {2: "s"}, "latent": {2: "t"},
-        "prompt_states": {1: "q"}, "prompt_index": {0: "s"}, "prompt_place": {1: "s"}, "likeness": {2: "t", 3: "s"},
+        "prompt_states": {1: "q"}, "prompt_index": {0: "s"}, "prompt_place": {1: "s"},
+        "content_scores": {2: "t", 3: "s"},
     }  # fmt: skip
     outputs = {
         "text": ("states", "log_durations"),
         "prompt": ("prompt_mean", "cross", "prefix", "copy_keys", "copy_latents", "duration_states"),
-        "condition": ("text", "likeness"),
+        "condition": ("text", "content_scores"),
         "smd": ("logits",),
         "codec": ("log_f0", "pulse", "phase", "noise"),
     }
@@ -281,7 +282,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -
     switches = {
         "cross": config.cross_attention,
         "prefix": config.prefix,
-        **dict.fromkeys(("copy_keys", "copy_latents", "likeness", *words), model.smd.copy is not None),
+        **dict.fromkeys(("copy_keys", "copy_latents", "content_scores", *words), model.smd.copy is not None),
         **dict.fromkeys(("duration_states", "prompt_phones", "prompt_durations"), config.prompt_durations),
     }
     off = {name for name, on in switches.items() if not on}

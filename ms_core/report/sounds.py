@@ -71,7 +71,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Study:
+class SoundPage:
     """What a page shows: utterances in the protocol's order out of `total`, and what made each system."""
 
     split: str
@@ -110,7 +110,7 @@ def _rows(path: Path) -> list[dict]:
     return rows
 
 
-def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clips: bool = False) -> Study:
+def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clips: bool = False) -> SoundPage:
     """The first `limit` utterances (None: all) that every finished run on a split in `folder` has, in protocol order.
 
     folder: the `--out` of `ms-core evaluate --keep-audio`, of one run or of several, each with its own system.
@@ -162,7 +162,7 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
         heard = {s: row["hypothesis"] for s, row in rows.items() if row.get("hypothesis")}
         sounds = {s: sounds[s] for s in ordered}
         utterances.append(Utterance(utt, first["speaker"], first["text"], first["prompt_text"], prompt, sounds, heard))
-    return Study(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
+    return SoundPage(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
 
 
 def encoded(wav: np.ndarray, sample_rate: int) -> bytes:
@@ -248,7 +248,7 @@ def _article(number: int, one: Utterance) -> str:
     )
 
 
-def _origin(study: Study) -> str:
+def _origin(study: SoundPage) -> str:
     """A table of what made our systems, a column each."""
     names = {"checkpoint_sha256": "checkpoint, sha256", "codec_sha256": "codec, sha256", "seed": "seed"}
     names |= {"config_hash": "decoding, digest", "git_commit": "commit", "date": "date"}
@@ -260,7 +260,7 @@ def _origin(study: Study) -> str:
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
-def sound_page(study: Study) -> str:
+def sound_page(study: SoundPage) -> str:
     """One HTML page: of each utterance its text, prompt, recording and what every system made of it."""
     count = len(study.utterances)
     credits = f"{study.credits} {AUTHORS_IN if study.has_authors_clips else AUTHORS_OUT}"
@@ -283,7 +283,7 @@ def _ids(names: Iterable[str], seed: int) -> dict[str, str]:
     return {name: hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()[:16] for name in names}
 
 
-def listening_page(study: Study, seed: int = 0) -> tuple[str, Key]:
+def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
     """The page of a blind test of all of a study's systems, recordings among them, and its key.
 
     The page has no name of a system or utterance, only ids drawn from `seed`, in the order of the ids; each listener
@@ -319,14 +319,14 @@ def listening_page(study: Study, seed: int = 0) -> tuple[str, Key]:
     return page, Key(page=digest, split=study.split, systems=dict(study.systems), clips=behind)
 
 
-def write_sound_page(path: Path, study: Study) -> Path:
+def write_sound_page(path: Path, study: SoundPage) -> Path:
     """Write the sound page, whole or not at all."""
     text = sound_page(study)
     write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Path(path)
 
 
-def write_listening_test(path: Path, study: Study, seed: int = 0) -> list[Path]:
+def write_listening_test(path: Path, study: SoundPage, seed: int = 0) -> list[Path]:
     """Write the page of a listening test and, beside it, its key `<name>.key.json`; returns both paths."""
     path = Path(path)
     text, key = listening_page(study, seed)

@@ -35,8 +35,8 @@ QUALITY = {  # metric -> (heading, decimals)
 }
 CONTROLS = {
     "wer_shuffled": ("WER against other texts", 3),
-    "sim_campp_margin": ("SIM CAM++ own − stranger", 3),
-    "sim_ge2e_margin": ("SIM GE2E own − stranger", 3),
+    "sim_campp_margin": ("SIM CAM++ own − impostor", 3),
+    "sim_ge2e_margin": ("SIM GE2E own − impostor", 3),
     "duration_ratio": ("length / recording's", 3),
     "duration_ratio_share": ("share within 0.85–1.15", 3),
 }

@@ -201,7 +201,7 @@ def _discard(folder: Path, replace: bool) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def trained_pair(preset: Preset, model: Path | None = None) -> Path:
+def trained_checkpoint(preset: Preset, model: Path | None = None) -> Path:
     """`<runs>/<preset>/pair` with `codec/` and `model/`, copies of the preset's codec and of its trained model.
 
     model: the export to take, by default `<runs>/<preset>/model/export`. `MobileSpeech.from_pretrained` loads the
@@ -211,10 +211,10 @@ def trained_pair(preset: Preset, model: Path | None = None) -> Path:
     codec = codec_folder(preset)
     with _one_first():
         MobileSpeechModel.load(model, load_codec(codec))  # whole, and the two belong together
-        return join_pair(codec, model, paths.run(preset.name) / "pair")
+        return join_checkpoint(codec, model, paths.run(preset.name) / "pair")
 
 
-def join_pair(codec: Path, model: Path, folder: Path) -> Path:
+def join_checkpoint(codec: Path, model: Path, folder: Path) -> Path:
     """Copy the files of a codec and of a model side by side into `folder`; files that are there already stay."""
     for part, source in (("codec", codec), ("model", model)):
         for name in ("weights.safetensors", "config.json"):

@@ -8,7 +8,7 @@ from conftest import CODEC, PRESET, TRAIN, fake_alignments, speech, write_corpus
 from ms_core.align import Aligned
 from ms_core.config import ConfigError, override
 from ms_core.data import prepare
-from ms_core.data.augment import Equaliser, sped
+from ms_core.data.augment import Equaliser, scale_alignment
 from ms_core.data.batches import Sampler
 from ms_core.data.prepare import tokens
 
@@ -37,7 +37,8 @@ def test_curves_are_smooth_and_as_strong_as_asked(codec) -> None:
 
 
 def test_alignments_scale_with_speed() -> None:
-    assert sped(Aligned(["_", "AA1"], [0.0, 0.5], [0.5, 1.5]), 2.0) == Aligned(["_", "AA1"], [0.0, 0.25], [0.25, 0.75])
+    aligned = Aligned(["_", "AA1"], [0.0, 0.5], [0.5, 1.5])
+    assert scale_alignment(aligned, 2.0) == Aligned(["_", "AA1"], [0.0, 0.25], [0.25, 0.75])
 
 
 def test_speeds_make_speakers_and_the_sampler_makes_codes(codec, tmp_path, monkeypatch) -> None:

@@ -17,9 +17,9 @@ from lhotse import CutSet
 from ms_core import paths
 from ms_core.config import override
 from ms_core.data import batches, corpora, prepare
-from ms_core.data.batches import PAD_TO, PHRASE_WORDS, Sampler, collate, label_pauses, phrase, split, window
+from ms_core.data.batches import PAD_TO, PHRASE_WORDS, Sampler, collate, crop_phrase, crop_words, label_pauses, split
 from ms_core.data.corpora import DataError
-from ms_core.data.prepare import read_ahead
+from ms_core.data.prepare import prefetch
 from ms_core.text import phone_ids
 from ms_core.tokens import BOUNDARY_IDS, Tokens
 
@@ -46,7 +46,7 @@ def tagged(words: int, seed: int) -> Tokens:
 @given(st.integers(1, 8), st.integers(0, 999), st.integers(1, 60), st.integers(0, 99))
 def test_a_window_is_a_run_of_whole_words(words: int, seed: int, frames: int, draw: int) -> None:
     whole = tagged(words, seed)
-    part = window(whole, frames, np.random.default_rng(draw))
+    part = crop_words(whole, frames, np.random.default_rng(draw))
     check(part)
     assert len(part.words()) >= 2
     assert part.codes.shape[1] <= frames or len(part.words()) == 2  # one word is the least
@@ -63,7 +63,7 @@ def test_a_window_is_a_run_of_whole_words(words: int, seed: int, frames: int, dr
 @given(st.integers(1, 8), st.integers(0, 999), st.integers(1, 12), st.integers(0, 99))
 def test_a_phrase_is_a_few_words_between_pauses(words: int, seed: int, pause: int, draw: int) -> None:
     whole = tagged(words, seed)
-    part = phrase(whole, pause, np.random.default_rng(draw))
+    part = crop_phrase(whole, pause, np.random.default_rng(draw))
     long = np.flatnonzero(whole.durations[whole.words()] >= pause)
     if part is None:
         assert len(long) < 2 or np.diff(long).min() > PHRASE_WORDS
@@ -79,7 +79,7 @@ def test_windows_reach_every_word() -> None:
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(300):
-        seen |= set(window(whole, 20, rng).codes[0].tolist())
+        seen |= set(crop_words(whole, 20, rng).codes[0].tolist())
     assert seen == set(range(whole.codes.shape[1]))
 
 
@@ -267,12 +267,12 @@ def test_reading_ahead_is_ordered_and_bounded() -> None:
         return item * item
 
     with ThreadPoolExecutor(1) as pool:
-        for count, value in enumerate(read_ahead(pool, work, range(50), ahead=4)):
+        for count, value in enumerate(prefetch(pool, work, range(50), ahead=4)):
             assert value == count * count
             assert len(begun) <= count + 4
     assert begun == list(range(50))
     with ThreadPoolExecutor(1) as pool:
-        assert list(read_ahead(pool, work, [3])) == [9]
+        assert list(prefetch(pool, work, [3])) == [9]
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from ms_core.evaluation.conditions import (
     HardTexts,
     NoisyPrompts,
     PromptLengths,
-    evaluate_study,
+    evaluate_experiment,
     hard_texts,
 )
-from ms_core.evaluation.eval_set import ProtocolError, Trials
+from ms_core.evaluation.eval_set import EvalSet, ProtocolError
 from ms_core.evaluation.records import Provenance, read_records
 from ms_core.report import figures, tables
 from ms_core.text import phonemise
@@ -95,8 +95,8 @@ def split(tmp_path, monkeypatch):
     return tmp_path
 
 
-def trials(seed: int = 0) -> Trials:
-    return Trials.of_split(DataConfig(), "dev", seed)
+def trials(seed: int = 0) -> EvalSet:
+    return EvalSet.of_split(DataConfig(), "dev", seed)
 
 
 def talk(seconds: float, pause: float, seed: int = 0) -> np.ndarray:
@@ -245,7 +245,7 @@ def test_prompt_lengths_come_from_one_recording_cut_at_word_ends(split):
 def test_hard_texts_are_spoken_in_several_voices(split, tmp_path):
     tts = FakeTTS()
     study = HardTexts(trials(), limit=1, voices=2)
-    records = evaluate_study(tts, SYSTEM, study, tmp_path / "out", PROVENANCE)
+    records = evaluate_experiment(tts, SYSTEM, study, tmp_path / "out", PROVENANCE)
     assert len(tts.spoken) == 7 * 2 == len(study.utterances()) and {text for _, text in tts.prompts} == {
         "the old cat sat down"
     }
@@ -267,7 +267,7 @@ def test_a_study_is_resumed_counts_refusals_and_pairs_with_the_control(split, tm
     powers = {key: [np.mean(c.wav**2) for c in found.cases(key, RATE)] for key in found.utterances()}
     loudest = max(powers.values(), key=lambda levels: levels[-1])
     tts, out = FakeTTS(limit=loudest[-1] * 0.999), tmp_path / "out"  # refuses one prompt, at 0 dB
-    records = evaluate_study(tts, SYSTEM, found, out, PROVENANCE, keep_audio=True)
+    records = evaluate_experiment(tts, SYSTEM, found, out, PROVENANCE, keep_audio=True)
     assert len(tts.spoken) == 3 * 3 - 1 == len(list((out / "audio").rglob("*.wav")))
     by = {(r.system, r.metric, r.pair_with): r for r in records}
     clean, worst = f"{SYSTEM}-{CLEAN}", f"{SYSTEM}-white-0db"
@@ -283,7 +283,7 @@ def test_a_study_is_resumed_counts_refusals_and_pairs_with_the_control(split, tm
     before = log.read_text()
     assert before.count('"refused"') == 1 and "AlignmentError: the text does not fit" in before
     log.write_text("".join(line + "\n" for line in before.splitlines()[:6]))  # cut off within the second utterance
-    again = evaluate_study(tts, SYSTEM, found, out, PROVENANCE, keep_audio=True)
+    again = evaluate_experiment(tts, SYSTEM, found, out, PROVENANCE, keep_audio=True)
     assert log.read_text() == before and sorted(again, key=lambda r: r.key) == sorted(records, key=lambda r: r.key)
     assert len(tts.spoken) - 8 == before.count("\n") - 4 - 1
 
@@ -291,10 +291,10 @@ def test_a_study_is_resumed_counts_refusals_and_pairs_with_the_control(split, tm
 def test_a_condition_that_is_always_refused_has_no_word_errors(split, tmp_path):
     study = NoisyPrompts(trials(), limit=2, noises=["white"], snrs=[0])
     quietest = min(np.mean(study.cases(key, RATE)[1].wav ** 2) for key in study.utterances())
-    records = evaluate_study(FakeTTS(limit=quietest * 0.99), SYSTEM, study, tmp_path, PROVENANCE)
+    records = evaluate_experiment(FakeTTS(limit=quietest * 0.99), SYSTEM, study, tmp_path, PROVENANCE)
     assert {r.metric for r in records if r.system == f"{SYSTEM}-white-0db"} == {"enrolment_refused", "prompt_seconds"}
     with pytest.raises(ValueError, match=r"metrics \['pesq'\] cannot be taken of a study"):
-        evaluate_study(FakeTTS(), SYSTEM, study, tmp_path, PROVENANCE, metrics=["pesq"])
+        evaluate_experiment(FakeTTS(), SYSTEM, study, tmp_path, PROVENANCE, metrics=["pesq"])
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def results(split, tmp_path):
     """Records of all three studies, and of a plain evaluation with the edits apart."""
     folder = tmp_path / "results"
     for study in (HardTexts(trials(), 1, 2), NoisyPrompts(trials(), 2, snrs=[20, 0]), PromptLengths(trials(), 2)):
-        evaluate_study(FakeTTS(limit=0.04), SYSTEM, study, folder, PROVENANCE)
+        evaluate_experiment(FakeTTS(limit=0.04), SYSTEM, study, folder, PROVENANCE)
     rows = [{"utt": u, "system": s, "text": "a b", "hypothesis": "a"} for u in "xy" for s in ("ground-truth", SYSTEM)]
     rows = [{**row, **metrics.count_errors(row["text"], row["hypothesis"])} for row in rows]
     plain = evaluate.aggregate(rows, PROVENANCE, "dev", "plain")
@@ -395,7 +395,7 @@ class FakeRuntime:
 def test_exported_models_speak_with_the_voices_of_pytorch(split, tmp_path, monkeypatch):
     monkeypatch.setattr(conditions, "MobileRuntime", FakeRuntime)
     study, tts = Exports(trials(), 3, [Path("a/fp32"), Path("b/int8")]), FakeTTS()
-    records = evaluate_study(tts, SYSTEM, study, tmp_path / "out", PROVENANCE, ("wer", "distillmos"))
+    records = evaluate_experiment(tts, SYSTEM, study, tmp_path / "out", PROVENANCE, ("wer", "distillmos"))
     assert study.conditions == ("pytorch", "fp32", "int8") and len(tts.spoken) == 3
     for runtime in study.runtimes.values():
         assert runtime.voices == [text for _, text in tts.prompts[::3]]

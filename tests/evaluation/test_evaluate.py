@@ -96,7 +96,7 @@ def fake_judges(monkeypatch):
 
 
 def trials(seed=0, limit=None):
-    return eval_set.Trials.of_split(DataConfig(), "dev", seed, limit)
+    return eval_set.EvalSet.of_split(DataConfig(), "dev", seed, limit)
 
 
 def test_trials_are_reproducible_and_prompt_with_the_speakers_other_utterances(speech):
@@ -107,10 +107,10 @@ def test_trials_are_reproducible_and_prompt_with_the_speakers_other_utterances(s
         prompt = one.prompt(target)
         assert prompt.utt != target.utt and prompt.utt.split("-")[0] == target.speaker
         assert prompt.seconds == pytest.approx(2.82) and prompt.text == "the old cat sat down on"
-        assert one.stranger(target).speaker != target.speaker
+        assert one.impostor(target).speaker != target.speaker
         assert len(one.prompt_wav(target, RATE)) == round(2.82 * RATE)
     for target in two.targets:  # pairs do not depend on the limit
-        assert two.prompt(target) == one.prompt(target) and two.stranger(target) == one.stranger(target)
+        assert two.prompt(target) == one.prompt(target) and two.impostor(target) == one.impostor(target)
     pairs = {seed: [trials(seed).prompt(t).utt for t in one.targets] for seed in range(4)}
     assert len(set(map(tuple, pairs.values()))) > 1
 

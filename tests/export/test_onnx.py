@@ -222,9 +222,9 @@ def test_graphs_of_every_ablation_agree_with_the_model(codec, switch: str) -> No
         count = v.codes.shape[1]
         condition = model.expand(states, frames, count, kept)
         assert torch.allclose(condition.text, given["text"], atol=1e-5)
-        assert (condition.likeness is None) == ("likeness" not in given) == (model.smd.copy is None)
-        if condition.likeness is not None:
-            assert torch.allclose(condition.likeness, given["likeness"], atol=1e-4)
+        assert (condition.content_scores is None) == ("content_scores" not in given) == (model.smd.copy is None)
+        if condition.content_scores is not None:
+            assert torch.allclose(condition.content_scores, given["content_scores"], atol=1e-4)
         mask, rows = torch.ones(1, count, dtype=torch.bool), torch.tensor([0, count - 1])
         for layer in range(CODEC.n_q):
             grid = torch.from_numpy(v.codes)[None].clone()

@@ -381,4 +381,4 @@ def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) 
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "dev")]
     assert rows[0]["skipped"] == rows[1]["skipped"] == 0
     assert 0.5 * math.log(1024) < rows[2]["ce"] < 2 * math.log(1024)
-    assert len(MobileSpeechModel.load(training_runs.trained_pair(preset) / "model", codec).smd.blocks) == 12
+    assert len(MobileSpeechModel.load(training_runs.trained_checkpoint(preset) / "model", codec).smd.blocks) == 12
