@@ -77,11 +77,11 @@ class CodebookPrior(nn.Module):
 class PromptCopy(nn.Module):
     """Attention to the prompt's frames whose values are their code vectors, as they are.
 
-    Heads find frames by what is said there (`content_scores`: the text encoder's states of both, in which the voice has
-    no part), by the decoder's own states, and by how near the layers below are in the prompt's frame to those of the
-    frame in question. What the higher layers add in the found frames enters the predicted residual with learned weights, as
-    far as the frame trusts what was found. How near is near is fixed for each head: cross-entropy would learn to blur
-    many frames together, where a voice is heard in few. Our choice.
+    Heads find frames by what is said there (`content_scores`: the text encoder's states of both, in which the voice
+    has no part), by the decoder's own states, and by how near the layers below are in the prompt's frame to those
+    of the frame in question. What the higher layers add in the found frames enters the predicted residual with
+    learned weights, as far as the frame trusts what was found. How near is near is fixed for each head: cross-
+    entropy would learn to blur many frames together, where a voice is heard in few. Our choice.
 
     Args:
         scale: standard deviation of what layers j.. add to the latent (n, c), as in `CodebookPrior`.
