@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ms_core import paths
 from ms_core.align import MIN_PHONE_FRAMES, Aligned, AlignmentError, align, align_scored, durations
 from ms_core.audio import load_speech
+from ms_core.data import align as corpus_align
 from ms_core.data.align import align_corpus
 from ms_core.text import BOUNDARIES, normalise, pronunciations
 
@@ -145,21 +146,42 @@ def test_a_corpus_run_resumes(tmp_path: Path, speech: Speech) -> None:
     out = tmp_path / "made" / "corpus.jsonl"
     items = [(a, path_a, text_a), ("missing", tmp_path / "none.flac", "x"), ("wrong", path_a, text_b)]
     items.append((b, path_b, text_b))
-    align_corpus(items[:3], out, workers=1)
+    with pytest.warns(UserWarning, match="1 recordings could not be read, the first: .*none.flac"):
+        align_corpus(items[:3], out, workers=1)
     whole = out.read_text(encoding="utf-8")
     lines = whole.splitlines()
-    torn = lines[2][: len(lines[2]) // 2]  # killed while writing
-    out.write_text("\n".join([*lines[:2], torn]), encoding="utf-8")
+    assert [json.loads(line)["id"] for line in lines] == [a, "wrong"]  # what was not read is no alignment
+    torn = lines[1][: len(lines[1]) // 2]  # killed while writing
+    out.write_text("\n".join([lines[0], torn]), encoding="utf-8")
+    soundfile.write(tmp_path / "none.flac", wav, 16_000)  # the disk is there again
+    items[1] = ("missing", tmp_path / "none.flac", text_a)
     align_corpus(items, out, workers=1)
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [r["id"] for r in records] == [a, "missing", "wrong", b]
-    assert out.read_text(encoding="utf-8").startswith(whole)
-    assert ["error" in r for r in records] == [False, True, True, False]
+    assert out.read_text(encoding="utf-8").startswith(lines[0])
+    assert ["error" in r for r in records] == [False, False, True, False]
     expected = align(wav, text_a)
     assert (records[0]["phones"], records[0]["ends"]) == (expected.phones, expected.ends)
     assert records[0]["seconds"] == expected.seconds
+    before = out.read_bytes()
     align_corpus(items, out, workers=1)
-    assert len(out.read_text(encoding="utf-8").splitlines()) == 4
+    assert out.read_bytes() == before
+    items[2] = ("wrong", path_a, text_a)  # its text is corrected
+    align_corpus(items, out, workers=1)
+    mended = {r["id"]: r for r in map(json.loads, out.read_text(encoding="utf-8").splitlines())}
+    assert len(mended) == 4 and mended["wrong"]["phones"] == expected.phones
+
+
+def test_a_line_of_another_reading_is_not_kept(tmp_path: Path, monkeypatch) -> None:
+    rows = [{"id": "x", "phones": ["_", "DH", "AH0", "_", "K", "AE1", "T", "_"], "starts": [], "ends": []}]
+    rows.append({"id": "y", "error": "no", "reading": corpus_align._digest("the cat")})
+    out = tmp_path / "a.jsonl"
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = {"x": "The cat.", "y": "the cat"}
+    assert corpus_align._done(out, texts) == {"x", "y"}
+    monkeypatch.setattr(corpus_align, "pronunciations", lambda word: [["K", "AH0", "T"]])  # another dictionary
+    assert corpus_align._done(out, {"x": "The cat."}) == {"y"}  # of no text that is asked for
+    assert corpus_align._done(out, texts) == set() and out.read_text() == ""
 
 
 def test_a_part_of_a_long_recording_is_aligned_as_if_alone(tmp_path: Path, speech: Speech) -> None:

@@ -5,9 +5,10 @@ pointer to its codes. It is written cut by cut, so a killed preparation carries 
 folder named by the codec's token digest, so tokens of two codecs cannot mix.
 """
 
+import hashlib
 import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset
 from ms_core.data.align import align_corpus
 from ms_core.data.augment import perturb_speed, scale_alignment
-from ms_core.data.corpora import read_cuts
+from ms_core.data.corpora import DataError, read_cuts
 from ms_core.files import write_json
 from ms_core.text import phone_ids
 from ms_core.tokens import Tokens
@@ -34,19 +35,21 @@ def prepare(
     split: str,
     codec: Codec,
     workers: int = 2,
-    limit: int | None = None,
     speeds: Sequence[float] | None = None,
 ) -> CutSet:
     """Align and tokenise a split; what was done before is kept. Returns the prepared cuts.
 
     With `speeds` the split is taken once at each speed, and log-mel features are stored where there were codes, for
     `augment.Equaliser`. Utterances that cannot be aligned or are shorter or longer than the preset allows are left out,
-    and counted with the reason in `<split>.dropped.json` beside the cuts.
+    and counted with the reason in a `.dropped.json` beside the cuts; raises DataError where none is left.
+
+    The files' name ends with a digest of all that decides which cuts these are: names, lengths, speakers, texts and
+    alignments. Another config, manifest, text rule or dictionary is another name, so nothing stale is ever returned.
     """
     config = preset.data
     folder = paths.run(preset.name) / "tokens" / codec.token_digest
     folder.mkdir(parents=True, exist_ok=True)
-    cuts = list(read_cuts(config, split))[:limit]
+    cuts = list(read_cuts(config, split))
     short = [c for c in cuts if not config.min_seconds <= c.duration <= config.max_seconds]
     cuts = [c for c in cuts if config.min_seconds <= c.duration <= config.max_seconds]
     alignments = aligned(config, split, cuts, workers)
@@ -61,6 +64,7 @@ def prepare(
             if source.id in alignments and (cut := perturb_speed(source, speed))
         }
         cuts = [perturb_speed(cut, speed) for speed in speeds for cut in cuts]
+    name = f"{name}-{_digest(cuts, alignments)}"
     with (
         CutSet.open_writer(folder / f"{name}.jsonl", overwrite=False) as writer,
         NumpyFilesWriter(folder / name) as codes_writer,
@@ -93,7 +97,23 @@ def prepare(
             )
             writer.write(cut)
     write_json(folder / f"{name}.dropped.json", dropped)
-    return CutSet.from_file(folder / f"{name}.jsonl")
+    prepared = CutSet.from_file(folder / f"{name}.jsonl") if (folder / f"{name}.jsonl").stat().st_size else ()
+    if not len(prepared):
+        raise DataError(
+            f"split {split!r}: no utterance could be aligned and tokenised, see {folder / name}.dropped.json"
+        )
+    return prepared
+
+
+def _digest(cuts: Iterable[MonoCut], alignments: Mapping[str, Aligned]) -> str:
+    """Of what decides the prepared cuts, besides the codec; 12 hex digits."""
+    digest = hashlib.sha256()
+    for cut in cuts:
+        supervision, found = cut.supervisions[0], alignments.get(cut.id)
+        facts = [cut.id, cut.start, cut.duration, supervision.speaker, supervision.text]
+        facts += [found.phones, found.ends] if found else []
+        digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:12]
 
 
 def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int = 8) -> Iterator:
@@ -109,6 +129,8 @@ def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int = 8
 
 def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: int) -> dict[str, Aligned]:
     """Phone alignments by utterance id, made where missing and kept under the runs folder for every preset."""
+    if not cuts:
+        return {}
     out = paths.runs() / "align" / (f"shipped-{split}.jsonl" if config.corpus == "shipped" else f"{split}.jsonl")
     items = []
     for c in cuts:

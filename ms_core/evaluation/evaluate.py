@@ -10,6 +10,7 @@ stopped; the records follow in `<out>/<split>.<system>.json`. Scores of the reco
 `<out>/<split>.recordings.jsonl`, for the next model that speaks the same split with the same codec.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -101,17 +102,26 @@ def _rows(
 
 
 class RowLog:
-    """Rows of a run in a JSONL file whose first line tells the run; lines of another run are dropped.
+    """Rows of a run in a JSONL file whose first line tells the run.
 
-    systems: how many rows an utterance has; utterances with fewer (the run was cut off there) are dropped as well.
+    A file of another run is never overwritten: it is put aside as `<name>.<digest of its first line>.kept`, and comes
+    back when that run goes on.
+
+    systems: how many rows an utterance has; utterances with fewer (the run was cut off there) are dropped.
     """
 
     def __init__(self, path: Path, run: dict[str, object], systems: int | None = None):
         self.path = Path(path)
         header = json.dumps({"run": run}, sort_keys=True)
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        if lines and lines[0] != header:
+            os.replace(self.path, self._kept(lines[0]))
+            lines = []
+        if not lines and self._kept(header).is_file():
+            os.replace(self._kept(header), self.path)
+            lines = self.path.read_text().splitlines()
         rows = []
-        for line in lines[1:] if lines and lines[0] == header else []:
+        for line in lines[1:]:
             try:
                 rows.append(json.loads(line))
             except ValueError:  # the last line of a run that was cut off
@@ -120,6 +130,9 @@ class RowLog:
         self.rows = [row for row in rows if systems in (None, counts[row["utt"]])]
         text = "".join(line + "\n" for line in (header, *map(self._line, self.rows)))
         write_atomic(self.path, lambda temporary: temporary.write_text(text))
+
+    def _kept(self, header: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{hashlib.sha256(header.encode()).hexdigest()[:12]}.kept")
 
     @staticmethod
     def _line(row: dict) -> str:

@@ -211,8 +211,7 @@ def write_folder(
     Raises ExportError for a folder with other files. The folder appears whole or not at all.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and not (folder / NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} exists and is no earlier export: give a new folder, or remove it")
+    _check_free(folder)
     _check_codec(tts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -242,12 +241,35 @@ def write_folder(
         for path in temporary.iterdir():
             path.chmod(0o644)
         temporary.chmod(0o755)
+        _check_free(folder)  # minutes have passed
+        earlier = folder.with_name(f"{temporary.name}.earlier")
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+            os.replace(folder, earlier)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if earlier.exists():
+                os.replace(earlier, folder)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_free(folder: Path) -> None:
+    """Raises ExportError for a folder that holds anything but one earlier export, file by file as its manifest says."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is a file: give a folder")
+    try:
+        manifest = json.loads((folder / NAME).read_text())
+        own = {NAME, *manifest["files"]} if manifest["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in own or not path.is_file()):
+        raise ExportError(f"{folder} holds {foreign[0]}, which no export wrote: give a new folder, or remove it")
 
 
 def _check_codec(tts: MobileSpeech) -> None:

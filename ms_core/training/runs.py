@@ -131,16 +131,9 @@ def codec_folder(preset: Preset) -> Path:
 def prepared(
     preset: Preset, split: str, codec: Codec, workers: int = 2, speeds: tuple[float, ...] | None = None
 ) -> CutSet:
-    """Aligned and tokenised cuts of a split; made once, by one process. Raises DataError where none is left.
-
-    speeds: see `data.prepare`.
-    """
+    """`data.prepare.prepare`, done by one process while the others wait."""
     with _one_first():
-        cuts = prepare(preset, split, codec, workers, speeds=speeds)
-    if not len(cuts):
-        where = paths.run(preset.name) / "tokens" / codec.token_digest / f"{split}.dropped.json"
-        raise DataError(f"split {split!r}: no utterance could be aligned and tokenised; {where} has the reasons")
-    return cuts
+        return prepare(preset, split, codec, workers, speeds)
 
 
 def train_model(
@@ -160,13 +153,16 @@ def train_model(
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "model")
     codec = _load_codec_for(preset)
-    train_cuts, dev_cuts = _prepared_for_model(preset, codec, workers)  # shards, where the preset names such a folder
+    train_cuts, dev_cuts = training_cuts(preset, codec, workers)  # shards, where the preset names such a folder
     _discard(folder, replace)
     return train(ModelTask(preset, codec, train_cuts, dev_cuts, start), folder, minutes, resume)
 
 
-def _prepared_for_model(preset: Preset, codec: Codec, workers: int) -> tuple[CutSet | Shards, CutSet]:
-    """Train and dev speech as `train_model` hears it; dev is held in memory, where it comes from shards too."""
+def training_cuts(preset: Preset, codec: Codec, workers: int = 2) -> tuple[CutSet | Shards, CutSet]:
+    """Train and dev speech as `ModelTask` wants them: shards, codes, or features where the preset varies its speech.
+
+    Dev is held in memory, where it comes from shards too.
+    """
     train_split, dev_split = preset.data.train, preset.data.dev
     speeds = preset.train_model.speeds if preset.train_model.augmented else None
     if "/" in train_split:

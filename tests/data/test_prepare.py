@@ -190,9 +190,27 @@ def test_what_is_left_out_is_counted(corpus, codec, monkeypatch) -> None:
 
     monkeypatch.setattr(prepare, "align_corpus", some_fail)
     prepared = prepare.prepare(preset, "train", codec)
-    dropped = json.loads((paths.run("tiny") / "tokens" / codec.token_digest / "train.dropped.json").read_text())
+    (file,) = (paths.run("tiny") / "tokens" / codec.token_digest).glob("train-*.dropped.json")
+    dropped = json.loads(file.read_text())
     assert dropped == {"length": ["0-06", "1-07"], "alignment": ["0-00"], "durations": ["1-01"]}
     assert len(list(prepared)) == 8
+
+
+def test_what_was_prepared_is_not_taken_for_another_config_manifest_or_text(corpus, codec) -> None:
+    names = {cut.id for cut in prepare.prepare(PRESET, "train", codec)}
+    short = override(PRESET, {"data.max_seconds": 1.75})
+    kept = list(prepare.prepare(short, "train", codec))
+    assert kept and all(cut.duration <= 1.75 for cut in kept) and len(kept) < len(names)
+    manifest = corpus / "manifest.tsv"
+    lines = manifest.read_text().splitlines()
+    lines[1] = lines[1].replace("train\t", "test\t")  # an utterance is moved
+    lines[2] = lines[2].replace("A TEXT", "ANOTHER TEXT")
+    manifest.write_text("\n".join(lines) + "\n")
+    again = {cut.id: cut for cut in prepare.prepare(PRESET, "train", codec)}
+    assert names - again.keys() == {"0-00"}
+    assert again["1-01"].supervisions[0].text == "ANOTHER TEXT"
+    with pytest.raises(DataError, match="no utterance could be aligned and tokenised, see .*dropped.json"):
+        prepare.prepare(override(PRESET, {"data.max_seconds": 0.51}), "train", codec)
 
 
 def test_missing_data_says_what_to_do(tmp_path, corpus, monkeypatch) -> None:

@@ -284,6 +284,16 @@ def test_footprint(tmp_path):
     assert ms_bench.footprint(tmp_path / "w.safetensors")["params"] == 17
 
 
+def test_a_log_of_another_run_is_put_aside_and_comes_back(tmp_path):
+    path = tmp_path / "dev.recordings.jsonl"
+    evaluate.RowLog(path, {"metrics": ["cer", "wer"]}).add([{"utt": "a", "wer": 1}])
+    whole = path.read_bytes()
+    evaluate.RowLog(path, {"metrics": ["wer"]}).add([{"utt": "b", "wer": 2}])  # as --metrics wer
+    again = evaluate.RowLog(path, {"metrics": ["cer", "wer"]})
+    assert again.rows == [{"utt": "a", "wer": 1}] and path.read_bytes() == whole
+    assert evaluate.RowLog(path, {"metrics": ["wer"]}).rows == [{"utt": "b", "wer": 2}]
+
+
 DEMO = paths.data() / "paper-demo"
 needs_demo = pytest.mark.skipif(not DEMO.is_dir(), reason="needs paper-demo in $MS_DATA")
 

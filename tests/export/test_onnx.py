@@ -176,9 +176,14 @@ def test_damage_and_misuse_are_named(tts, folders, runtime, voice, voice_file, t
 
 def test_export_keeps_off_other_folders(tts, folders, tmp_path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(ExportError, match="no earlier export"):
+    with pytest.raises(ExportError, match="holds diary.txt, which no export wrote"):
         export(tts, tmp_path, converted={})
     assert [p.name for p in tmp_path.iterdir()] == ["diary.txt"]
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"format": "another"}')  # a manifest, but none of ours
+    with pytest.raises(ExportError, match="holds manifest.json, which no export wrote"):
+        export(tts, tmp_path / "web", converted={})
+    shutil.rmtree(tmp_path / "web")
     encodec = SimpleNamespace(codec=SimpleNamespace(config=SimpleNamespace(kind="encodec")))
     with pytest.raises(ExportError, match="'encodec' cannot be exported"):
         convert(encodec)
@@ -187,6 +192,10 @@ def test_export_keeps_off_other_folders(tts, folders, tmp_path) -> None:
     again = export(tts, again, converted=protos)  # an earlier export is replaced
     assert MobileRuntime(again).manifest.codec == MobileRuntime(folders["fp32"]).manifest.codec
     assert {p.name for p in tmp_path.iterdir()} == {"diary.txt", "new"}
+    (again / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="holds notes.txt, which no export wrote"):
+        export(tts, again, converted=protos)
+    assert (again / "notes.txt").read_text() == "mine" and MobileRuntime(again)
 
 
 @pytest.mark.parametrize("switch", ["prompt_durations", "cross_attention", "prefix", "codebook_prior", "prompt_copy"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODEL, PRESET, TRAIN
+from conftest import CODEC, MODEL, PRESET, TRAIN, fake_alignments, write_corpus
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -18,6 +18,7 @@ from ms_core.codec import load_codec
 from ms_core.codec.encodec import EncodecCodec
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import Preset, load_preset, override
+from ms_core.data import prepare
 from ms_core.data.shards import synthetic_cuts, write_shards
 from ms_core.files import sha256
 from ms_core.model import MobileSpeechModel
@@ -382,3 +383,15 @@ def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) 
     assert rows[0]["skipped"] == rows[1]["skipped"] == 0
     assert 0.5 * math.log(1024) < rows[2]["ce"] < 2 * math.log(1024)
     assert len(MobileSpeechModel.load(training_runs.trained_checkpoint(preset) / "model", codec).smd.blocks) == 12
+
+
+def test_what_is_prepared_for_a_training_is_what_its_task_takes(codec, tmp_path, monkeypatch) -> None:
+    """With varied speech, too, as preset mini has it: notebook 05 trains its variants so."""
+    write_corpus(tmp_path)
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    monkeypatch.setattr(prepare, "align_corpus", fake_alignments)
+    for changes in ({}, {"train_model.timbre_db": 3.0, "train_model.speeds": [0.9, 1.0]}):
+        preset = override(PRESET, changes)
+        task = ModelTask(preset, codec, *training_runs.training_cuts(preset, codec, 1))
+        _, batch = next(iter(task.batches(0, 0, 1)))
+        assert batch.codes.shape[1] == codec.config.n_q and 0 <= batch.codes.min() <= batch.codes.max() < CODEC.bins
