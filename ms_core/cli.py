@@ -54,6 +54,7 @@ class Corpus(StrEnum):
 
     librispeech = "librispeech"
     libritts = "libritts"
+    speechocean762 = "speechocean762"
 
 
 class Conditions(StrEnum):
@@ -64,9 +65,10 @@ class Conditions(StrEnum):
     noisy_prompts = "noisy-prompts"
     prompt_lengths = "prompt-lengths"
     exports = "exports"
+    authors_clips = "authors-clips"
 
 
-PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper"}
+PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper", Corpus.speechocean762: "mini"}
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a folder with codec/ and model/.")]
 PresetName = Annotated[str, typer.Option(help="smoke, mini, paper, or a .yaml file of the same form.")]
@@ -79,6 +81,10 @@ Steps = Annotated[
 ]
 Prompt = Annotated[Path | None, typer.Option(help="Recording to take the voice from, 1 to 30 s.")]
 PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
+PromptSeconds = Annotated[
+    float, typer.Option(min=0, help="Use the prompt's first words of about this length, s; 0 takes all of it.")
+]
+Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
 
 def extra_of(module: str, requirements: Iterable[str]) -> str | None:
@@ -168,6 +174,15 @@ def check_out(path: Path, suffix: str, option: str = "--out") -> None:
         raise UsageError(f"{option} {path}: there is no folder {path.parent}")
 
 
+def check_device(name: str) -> str:
+    """Raises UsageError for a device that is not there: nothing falls back to another one silently."""
+    import torch
+
+    if name != "cpu" and not (name.partition(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"--device {name}: this machine has cpu{' and cuda' * torch.cuda.is_available()}")
+    return name
+
+
 def load_config(name: str, changes: list[str] | None = None):
     """A preset with `--set` changes. Raises ConfigError for an unknown name or key, UsageError for no KEY=VALUE."""
     import yaml
@@ -196,6 +211,8 @@ def synth(
     model: Model = "mini",
     seed: Seed = 0,
     steps: Steps = None,
+    prompt_seconds: PromptSeconds = 3.0,
+    device: Device = "cpu",
 ) -> None:
     """Say a text with the voice of a recording."""
     from ms_core.text import phonemise
@@ -211,8 +228,9 @@ def synth(
     from ms_core.audio import write_wav
     from ms_core.synthesis import MobileSpeech
 
-    tts = MobileSpeech.from_pretrained(model)
-    speaker = tts.load_voice(voice) if voice is not None else tts.voice(prompt, text=prompt_text)
+    tts = MobileSpeech.from_pretrained(model, check_device(device))
+    kept = prompt_seconds or None
+    speaker = tts.load_voice(voice) if voice is not None else tts.voice(prompt, text=prompt_text, seconds=kept)
     start = time.perf_counter()
     wav = tts.synthesize(text, speaker, seed=seed, steps=passes)
     spent = time.perf_counter() - start
@@ -227,14 +245,17 @@ def voice(
     prompt_text: Annotated[str, typer.Option(help="What is said in it.")],
     out: Annotated[Path, typer.Option(help="Voice file (.safetensors) to write.")],
     model: Model = "mini",
+    prompt_seconds: PromptSeconds = 3.0,
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
     check_out(out, ".safetensors")
     from ms_core.synthesis import MobileSpeech
 
-    made = MobileSpeech.from_pretrained(model).voice(prompt, text=prompt_text)
+    tts = MobileSpeech.from_pretrained(model)
+    made = tts.voice(prompt, text=prompt_text, seconds=prompt_seconds or None)
     made.save(out)
-    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames")
+    seconds = made.codes.shape[1] / tts.codec.config.frame_rate
+    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
 
 
 @command("data")
@@ -332,7 +353,7 @@ def evaluate(
     model: Model = "mini",
     split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
     conditions: Annotated[
-        Conditions, typer.Option(help="Also: hard texts, noise on the prompts, prompts of 1 to 8 s, exported models.")
+        Conditions, typer.Option(help="Also: hard texts, noisy prompts, prompts of 1 to 8 s, exports, authors' clips.")
     ] = Conditions.plain,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
@@ -363,6 +384,9 @@ def evaluate(
         raise UsageError("--exported and --conditions exports go together: give both or neither")
     if not (baselines or plain):
         raise UsageError("--no-baselines is of plain evaluations: conditions have no baselines")
+    if conditions is Conditions.authors_clips:
+        _authors_clips(out, metrics, limit)
+        return
     if milestone is not None and (not plain or passes):
         raise UsageError("--milestone is of plain evaluations with the model's own passes")
     from ms_core.evaluation.scoring import ALIGNED, SPOKEN
@@ -406,6 +430,22 @@ def evaluate(
         if record.pair_with is None:
             name = record.system if plain else f"{record.split}\t{record.system}"
             typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
+
+
+def _authors_clips(out: Path, metrics: str | None, limit: int | None) -> None:
+    """Score the clips that the authors published (the rows `authors/...` of the tables); no model speaks."""
+    from ms_core.evaluation.evaluate import demo_evaluate
+    from ms_core.evaluation.records import Provenance
+    from ms_core.evaluation.scoring import SPOKEN
+
+    chosen = metrics.split(",") if metrics else SPOKEN
+    if unknown := [name for name in chosen if name not in SPOKEN]:
+        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(SPOKEN)}")
+    items = range(1, limit + 1) if limit else None
+    file = out / "paper-demo.json"
+    for record in demo_evaluate(file, Provenance.of("mini"), chosen, items, file.with_suffix(".jsonl")):
+        if record.pair_with is None:
+            typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")
 
 
 @command("bench")

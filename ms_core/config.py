@@ -185,7 +185,7 @@ class TrainConfig(Config):
 class DataConfig(Config):
     """Where speech comes from and which splits play which part; train and dev may be folders of shards ("/" in it)."""
 
-    corpus: Literal["shipped", "librispeech", "libritts", "libriheavy"] = "librispeech"
+    corpus: Literal["shipped", "librispeech", "libritts", "libriheavy", "speechocean762"] = "librispeech"
     train: str = "train"
     dev: str = "dev-other"
     test: str = "test-clean-24spk"

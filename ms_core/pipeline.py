@@ -1,8 +1,9 @@
 """The chain of notebooks: each is a doit task that papermill executes, again only when what it rests on has changed.
 
-A stage rests on its notebook, the package's code and presets, its parameters, and the executed notebook of the stage
-before. Executed notebooks lie in `<runs>/<preset>/notebooks/`: under a hidden name while they run, under their own name
-once whole, and as `<stage>.failed.ipynb` when a cell failed.
+A stage rests on its notebook, the whole package with its weights, its parameters, the list of recordings, and the
+executed notebook of the stage before; the last one on all results as well. Executed notebooks lie in
+`<runs>/<preset>/notebooks/`: under a hidden name while they run, under their own name once whole, and as
+`<stage>.failed.ipynb` when a cell failed.
 
 papermill only warns of a parameter that a notebook does not have; here that is an error before anything runs.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,11 +143,23 @@ def plan(
     ]
 
 
-def code_digest(package: Path = paths.PACKAGE) -> str:
-    """sha256 over the package's Python files, presets and lists of texts, by name and content."""
+def package_digest(package: Path = paths.PACKAGE) -> str:
+    """sha256 over all files of the package, shipped weights among them, by name and content."""
+    return _digest(package, (path for path in package.rglob("*") if "__pycache__" not in path.parts))
+
+
+def input_digest(stage: Stage) -> str:
+    """sha256 over what a stage reads besides the package: the list of recordings; the last one, all results as well."""
+    files = [paths.data() / "manifest.tsv"]
+    if stage.name == STAGES[-1]:
+        files += paths.results(str(stage.parameters["PRESET"])).glob("*.json*")
+    return _digest(paths.ROOT, files)
+
+
+def _digest(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for pattern in ("*.py", "*.yaml", "*.tsv") for p in package.rglob(pattern)):
-        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes() + b"\n")
+    for path in sorted(path for path in files if path.is_file()):
+        digest.update(f"{os.path.relpath(path, root)}\n".encode() + path.read_bytes() + b"\n")
     return digest.hexdigest()
 
 
@@ -165,7 +178,8 @@ class Ledger:
         from doit.tools import config_changed
 
         source = hashlib.sha256(stage.notebook.read_bytes()).hexdigest()
-        rests_on = {"parameters": json.dumps(stage.parameters), "notebook": source, "code": code_digest()}
+        rests_on = {"parameters": json.dumps(stage.parameters), "notebook": source}
+        rests_on |= {"package": package_digest(), "inputs": input_digest(stage)}
         earlier = [str(before)] if before and before.is_file() else []
         current = [config_changed(rests_on)]
         return Task(stage.name, None, file_dep=earlier, targets=[str(stage.output)], uptodate=current)

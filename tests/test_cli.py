@@ -68,7 +68,7 @@ def voice(pair, tmp_path_factory) -> Path:
     """A voice file of that pair, made by `ms-core voice`."""
     file = tmp_path_factory.mktemp("voice") / "445.safetensors"
     made = good("voice", "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", pair, "--out", file)
-    assert re.fullmatch(rf"{re.escape(str(file))}: \d+ phones, \d+ frames\n", made)
+    assert re.fullmatch(rf"{re.escape(str(file))}: \d+ phones, \d+ frames, 3.12 s of the prompt\n", made)
     return file
 
 
@@ -88,8 +88,8 @@ def test_help_is_quick_and_names_every_command():
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("synth", "--text --prompt --prompt-text --voice --out --model --seed --steps"),
-        ("voice", "--prompt --prompt-text --out --model"),
+        ("synth", "--text --prompt --prompt-text --prompt-seconds --voice --out --model --seed --steps --device"),
+        ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json"),
         ("train", "codec|model --preset --minutes --resume --out"),
@@ -119,6 +119,26 @@ def test_synth_writes_speech_that_the_seed_fixes(pair, voice, tmp_path):
     good(*words, "--voice", voice, "--seed", 1)
     assert out.read_bytes() != first
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["o.wav"]
+
+
+def test_a_device_that_is_not_there_and_longer_prompts(pair, tmp_path):
+    words = ["--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", pair]
+    lengths = [
+        good("voice", *words, "--prompt-seconds", seconds, "--out", tmp_path / f"{seconds}.safetensors")
+        for seconds in (2, 0)
+    ]
+    short, whole = (float(re.search(r"([\d.]+) s of the prompt", line)[1]) for line in lengths)
+    assert short < 3 < whole
+    if not torch.cuda.is_available():
+        said = refused("synth", "--text", "Hi.", "--voice", "289", "--out", tmp_path / "o.wav", "--device", "cuda")
+        assert "--device cuda: this machine has cpu" in said
+
+
+def test_the_authors_clips_are_a_condition_without_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    words = ["evaluate", "--conditions", "authors-clips", "--out", tmp_path / "out"]
+    assert "choose among wer" in refused(*words, "--metrics", "pesq")
+    assert "english.tsv is missing: set MS_DATA" in refused(*words, "--metrics", "wer")
 
 
 def test_warnings_are_plain_lines(pair, voice, tmp_path):

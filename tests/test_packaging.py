@@ -150,6 +150,31 @@ def test_a_manifest_is_written_from_librispeechs_own_layout(tmp_path, monkeypatc
         corpora.write_manifest(tmp_path, [*rows, {**rows[0], "utt": "12-34-0002"}])
 
 
+def test_accented_speech_is_added_to_a_manifest(tmp_path, monkeypatch):
+    sound = np.zeros(16_000)
+    soundfile.write(tmp_path / "x.flac", sound, 16_000)
+    (tmp_path / "manifest.tsv").write_text("\t".join(corpora.COLUMNS) + "\ntrain\tx\t1\tF\t1.0\tx.flac\tA TEXT\n")
+    utterances = {"train": ("000240010", "0024"), "test": ("000010011", "0001")}  # the second is a child
+    for part, (utt, speaker) in utterances.items():
+        folder = tmp_path / "speechocean762" / part
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(f"{utt}\tHELLO THERE\n")
+        (folder / "utt2spk").write_text(f"{utt}\t{speaker}\n")
+        (folder / "wav.scp").write_text(f"{utt}\tWAVE/SPEAKER{speaker}/{utt}.WAV\n")
+        audio = tmp_path / "speechocean762" / "WAVE" / f"SPEAKER{speaker}" / f"{utt}.WAV"
+        audio.parent.mkdir(parents=True)
+        soundfile.write(audio, sound, 16_000)
+    for _ in range(2):  # a second time changes nothing
+        corpora.add_accented(tmp_path)
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    one, other = read_cuts(DataConfig(), "train+train-accented")
+    assert (one.id, other.id) == ("x", "000240010")
+    assert (other.supervisions[0].speaker, other.supervisions[0].text) == ("so0024", "HELLO THERE")
+    with pytest.raises(DataError, match="unpack speechocean762"):
+        corpora.add_accented(tmp_path / "empty")
+    assert len(corpora.ADULTS.read_text().splitlines()) == 1 + 128
+
+
 def test_what_to_fetch_follows_from_corpus_and_split():
     mini, paper = load_preset("mini").data, load_preset("paper").data
     assert corpora.archives(mini) == ["train-clean-100", "test-other", "test-clean"]

@@ -74,8 +74,32 @@ def test_only_what_changed_runs_again(notebooks, tmp_path, monkeypatch):
     assert run(notebooks, first="two", dry_run=True) == ["02_two"]
     (folder / "02_two.ipynb").unlink()
     assert run(notebooks, dry_run=True) == ["02_two"]
-    monkeypatch.setattr(pipeline, "code_digest", lambda: "another")
+    monkeypatch.setattr(pipeline, "package_digest", lambda: "another")
     assert run(notebooks, dry_run=True) == list(STAGES)
+
+
+def test_weights_recordings_and_results_are_inputs(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "assets").mkdir(parents=True)
+    (package / "assets" / "weights.safetensors").write_bytes(b"one")
+    before = pipeline.package_digest(package)
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "x.pyc").write_bytes(b"compiled")
+    assert pipeline.package_digest(package) == before
+    (package / "assets" / "weights.safetensors").write_bytes(b"two")
+    assert pipeline.package_digest(package) != before
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    last, first = (
+        pipeline.Stage(name, tmp_path / "n.ipynb", tmp_path / "o.ipynb", {"PRESET": "mini"})
+        for name in (pipeline.STAGES[-1], pipeline.STAGES[0])
+    )
+    seen = [(pipeline.input_digest(first), pipeline.input_digest(last))]
+    for file in (tmp_path / "manifest.tsv", tmp_path / "results" / "mini" / "a.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+        seen.append((pipeline.input_digest(first), pipeline.input_digest(last)))
+    assert seen[0][0] != seen[1][0] == seen[2][0] and len({late for _, late in seen}) == 3
 
 
 def test_a_failing_cell_stops_the_chain_and_is_shown(notebooks):

@@ -6,11 +6,13 @@ anyone gets the same sets out of the published archives.
 """
 
 import csv
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.utils import resumable_download, safe_extract
 
 from ms_core import paths
 from ms_core.config import DataConfig
@@ -18,6 +20,9 @@ from ms_core.files import write_atomic
 
 SELECTION = paths.ASSETS / "librispeech-selection.tsv"  # set sex speaker utterances (names without the speaker)
 PARTS = {"train": "train-clean-100", "dev-other": "test-other", "test-clean-24spk": "test-clean"}  # set -> archive
+ADULTS = paths.ASSETS / "speechocean762-adults.tsv"  # speaker sex: 128 speakers with 20 utterances each
+ACCENTED = "train-accented"  # the set that they make: voices for training, often strongly accented
+SPEECHOCEAN = "https://www.openslr.org/resources/101/speechocean762.tar.gz"
 COLUMNS = ("set", "utt", "speaker", "sex", "seconds", "path", "text")
 
 
@@ -109,6 +114,8 @@ def archives(config: DataConfig, split: str | None = None) -> list[str]:
     from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH
     from lhotse.recipes.libritts import LIBRITTS
 
+    if config.corpus == "speechocean762":
+        return [Path(SPEECHOCEAN).name]
     known = {"librispeech": (*LIBRISPEECH, *MINI_LIBRISPEECH), "libritts": LIBRITTS}
     if config.corpus == "libriheavy":
         raise DataError("libriheavy is fetched by its authors' own run.sh (k2-fsa/libriheavy), not from here")
@@ -129,6 +136,8 @@ def archives(config: DataConfig, split: str | None = None) -> list[str]:
 def download(config: DataConfig, split: str | None = None, root: Path | None = None) -> list[str]:
     """Fetch and unpack into the data folder what a split needs; a part that is there already stays.
 
+    speechocean762, which lhotse has no recipe for, is fetched whole and becomes the set `train-accented`.
+
     LibriSpeech gets `manifest.tsv` too, once all parts of the selection are there. Returns the archives' names. Raises
     DataError as `archives`, OSError without a network.
     """
@@ -136,6 +145,14 @@ def download(config: DataConfig, split: str | None = None, root: Path | None = N
 
     root = Path(root or paths.data())
     parts = archives(config, split)
+    if config.corpus == "speechocean762":
+        archive = root / parts[0]
+        if not (root / "speechocean762").is_dir():
+            resumable_download(SPEECHOCEAN, archive)
+            with tarfile.open(archive) as tar:
+                safe_extract(tar, root)
+        add_accented(root)
+        return parts
     if (root / "manifest.tsv").is_file() and config.corpus == "librispeech":
         raise DataError(f"{root / 'manifest.tsv'} lists speech already: fetch into another folder (MS_DATA)")
     if config.corpus == "libritts":
@@ -178,11 +195,54 @@ def write_manifest(root: Path, rows: Sequence[dict[str, str]] | None = None) -> 
     if missing:
         raise DataError(f"{len(missing)} utterances of the selection are missing, the first is {missing[0]}")
 
+    _write_rows(root / "manifest.tsv", lines)
+    return root / "manifest.tsv"
+
+
+def add_accented(root: Path) -> Path:
+    """Make the set `train-accented` of `root/manifest.tsv` out of speechocean762 unpacked there.
+
+    speechocean762 (Zhang et al. 2021, CC BY 4.0; OpenSLR 101) is English read by Mandarin speakers; ours are its
+    adults, since its children's voices are far from what the model shall speak with. Raises DataError where the corpus
+    or one of their utterances is missing.
+    """
+    root = Path(root)
+    folder, manifest = root / "speechocean762", root / "manifest.tsv"
+    with open(ADULTS, newline="", encoding="utf-8") as stream:
+        sexes = {row["speaker"]: row["sex"] for row in csv.DictReader(stream, delimiter="\t")}
+
+    def table(name: str) -> dict[str, str]:
+        files = [folder / part / name for part in ("train", "test")]
+        if missing := [file for file in files if not file.is_file()]:
+            raise DataError(f"{missing[0]} is missing: unpack speechocean762 (OpenSLR 101) into {root}")
+        lines = [line.split(maxsplit=1) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        return dict(lines)
+
+    texts, speakers, recordings = table("text"), table("utt2spk"), table("wav.scp")
+    lines = []
+    for utt, speaker in sorted(speakers.items()):
+        if speaker not in sexes:
+            continue
+        audio = folder / recordings[utt]
+        if not audio.is_file():
+            raise DataError(f"{audio} is missing: unpack speechocean762 (OpenSLR 101) into {root}")
+        facts = {"set": ACCENTED, "utt": utt, "speaker": f"so{speaker}", "sex": sexes[speaker], "text": texts[utt]}
+        seconds = f"{soundfile.info(audio).duration:.3f}"
+        lines.append({**facts, "seconds": seconds, "path": str(audio.relative_to(root))})
+    kept = []
+    if manifest.is_file():
+        with open(manifest, newline="", encoding="utf-8") as stream:
+            rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+            kept = [row for row in rows if row["set"] != ACCENTED]
+    _write_rows(manifest, [*kept, *lines])
+    return manifest
+
+
+def _write_rows(manifest: Path, rows: Sequence[dict[str, str]]) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(lines)
+            writer.writerows(rows)
 
-    write_atomic(root / "manifest.tsv", write)
-    return root / "manifest.tsv"
+    write_atomic(manifest, write)

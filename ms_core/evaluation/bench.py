@@ -5,8 +5,6 @@ the passes of the speech mask decoder, and the codec decoder; enrolling a voice 
 """
 
 import json
-import re
-import resource
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +17,8 @@ import torch
 
 from ms_core.checkpoint import total_training_hours
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
+from ms_core.export.runtime.memory import peak_rss_mb
 
-PARTS = ("text", "duration", "smd", "codec")  # keys that tts.synthesize(..., timings={}) fills with seconds
 PASSAGE = (  # ours
     "the old bridge over the river was built of grey stone and every spring the water rose almost to the road "
     "people from the village came to watch it in the evening and the children threw small sticks from one side "
@@ -37,14 +35,6 @@ def reset_peak_rss() -> bool:
     except OSError:
         return False
     return True
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MB (10^6 bytes): VmHWM, or getrusage where there is no /proc."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
-        return int(found[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 @contextmanager

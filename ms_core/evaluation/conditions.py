@@ -310,13 +310,21 @@ def speak(
 
 
 def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float]]:
-    """Sums of a metric and of its weights over the rows of each unit, units by name."""
+    """Sums of a metric and of its weights over the rows of each unit, units by name (as `_speakers`)."""
     values, weights = columns_of(rows, metric)
     sums: dict[str, list[float]] = {row["unit"]: [0.0, 0.0] for row in sorted(rows, key=lambda row: row["unit"])}
     for row, value, weight in zip(rows, values, weights or [1.0] * len(rows), strict=True):
         sums[row["unit"]][0] += value
         sums[row["unit"]][1] += weight
     return [top for top, _ in sums.values()], [bottom for _, bottom in sums.values()]
+
+
+def _speakers(rows: Sequence[dict]) -> list[str]:
+    """Who speaks each unit, units by name; a text that several speak is of nobody."""
+    units: dict[str, set[str]] = {}
+    for row in sorted(rows, key=lambda row: row["unit"]):
+        units.setdefault(row["unit"], set()).add(row["speaker"])
+    return ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
 
 
 def summarise(
@@ -332,7 +340,8 @@ def summarise(
 
     def add(split: str, name: str, metric: str, found: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
         columns = _columns(found, metric)
-        value = bootstrap(*columns, minus=None if minus is None else _columns(minus, metric))
+        other = None if minus is None else _columns(minus, metric)
+        value = bootstrap(*columns, minus=other, speakers=_speakers(found))
         pair = named(system, study.control) if minus is not None else None
         protocol = f"{about}; paired difference" if pair else about
         records.append(make_record(provenance, name, split, metric, value, len(columns[0]), protocol, asr, pair))

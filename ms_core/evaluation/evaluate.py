@@ -320,14 +320,15 @@ def aggregate(
     records = []
     for system, found in by_system.items():
         for metric in metrics_of(found[0]):
-            columns = columns_of(found, metric)
-            records.append(record(system, metric, bootstrap(*columns), protocol))
+            columns, speakers = columns_of(found, metric), [row.get("speaker", "") for row in found]
+            records.append(record(system, metric, bootstrap(*columns, speakers=speakers), protocol))
             if ceiling not in (None, system) and metric in SPOKEN:
-                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric))
+                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric), speakers=speakers)
                 records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
         if "wer_n" in found[0] and len(found) > 1:
             counts = shuffled_counts(found, seed=0)
-            control = bootstrap([sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts])
+            edits, words = [sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts]
+            control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in found])
             about = f"{protocol}; control: transcripts against other utterances' texts"
             records.append(record(system, "wer_shuffled", control, about))
     return records

@@ -1,8 +1,9 @@
 """Result records: one measured number with its interval and everything that made it.
 
 A result that a table or a figure prints is a `Record` in a JSON file of `results/<preset>/`; one file may hold a list.
-Intervals are percentile bootstrap intervals over utterances (Efron and Tibshirani 1993); a rate of the corpus such as
-WER is resampled as a ratio of sums, and a difference of two systems by the same utterances of both (paired).
+Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993) over speakers and then each one's utterances; a
+rate of the corpus such as WER is resampled as a ratio of sums, and a difference of two systems by the same utterances
+of both (paired).
 """
 
 import json
@@ -190,12 +191,14 @@ def bootstrap(
     values: Sequence[float],
     weights: Sequence[float] | None = None,
     minus: tuple[Sequence[float], Sequence[float] | None] | None = None,
+    speakers: Sequence[str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
-    """Estimate and percentile interval, resampling utterances.
+    """Estimate and percentile interval, resampling speakers and then each one's utterances.
 
+    speakers: (U,) who each number is of; where None or all the same, utterances alone are resampled.
     values: (U,) one number an utterance; the estimate is their mean or, with `weights` (U,), their sum over that of the
     weights: edits and reference words give the WER of a corpus. minus: (values, weights) of another system on the same
     utterances in the same order; the estimate is then the difference, resampled in pairs. Raises ValueError for unequal
@@ -221,10 +224,29 @@ def bootstrap(
     value = float(estimate(np.arange(count)))
     if count < 2:
         return Interval(value, None, None)
-    index = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    tail = (1 - level) / 2
+    rng, tail = np.random.default_rng(seed), (1 - level) / 2
+    if speakers is not None and len(set(speakers)) > 1:
+        if len(speakers) != count:
+            raise ValueError(f"{len(speakers)} speakers for {count} utterances: give one each")
+        times = _speaker_counts(np.asarray(speakers), resamples, rng)  # (resamples, U)
+        ratios = [(times @ top) / np.maximum(times @ bottom, 1e-12) for top, bottom in arrays]
+        drawn = ratios[0] - ratios[1] if minus is not None else ratios[0]
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return Interval(value, float(low), float(high))
+    index = rng.integers(0, count, size=(resamples, count))
     low, high = np.nanquantile(estimate(index), [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def _speaker_counts(speakers: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each utterance is in each of two-stage samples (resamples, U): speakers, then utterances of each."""
+    names, who = np.unique(speakers, return_inverse=True)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (resamples, speakers)
+    times = np.zeros((resamples, len(speakers)))
+    for index in range(len(names)):
+        own = np.flatnonzero(who == index)
+        times[:, own] = rng.multinomial(drawn[:, index] * len(own), np.full(len(own), 1 / len(own)))
+    return times
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -268,13 +290,18 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def git_commit(root: Path = paths.ROOT) -> str | None:
-    """The commit that the package runs from, with `-dirty` when a tracked file of it has changed; None outside git."""
+    """The commit that the package runs from, with `-dirty` when a tracked file of it has changed.
+
+    None outside git, and where `root` merely lies in somebody else's repository, as an installed package may.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(root).resolve():
+            return None
         commit = git("rev-parse", "--verify", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "ms_core")
     except (OSError, subprocess.SubprocessError):

@@ -284,7 +284,7 @@ def main_markdown(results: Results) -> str:
     parts = [
         f"# Results of preset `{results.preset}`\n",
         "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Rates are "
-        "fractions; in parentheses the 95 % bootstrap interval over utterances. RTF is compute seconds over audio "
+        "fractions; in parentheses the 95 % bootstrap interval. RTF is compute seconds over audio "
         f"seconds for {bench_seconds(RTF_SPLIT):g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
         "figure. The judges of SIM are not the paper's.\n",
     ]

@@ -1,6 +1,8 @@
 """Records: validation, files, bootstrap."""
 
 import json
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -125,6 +127,24 @@ def test_bootstrap_refuses(arguments):
         bootstrap(**arguments)
 
 
+def test_speakers_are_resampled_before_their_utterances():
+    """Two speakers who differ, each the same in all utterances: many utterances tell no more than two speakers."""
+    speakers, values = ["a"] * 50 + ["b"] * 50, [0.0] * 50 + [1.0] * 50
+    plain, nested = bootstrap(values), bootstrap(values, speakers=speakers)
+    assert nested.value == plain.value == 0.5
+    assert (nested.low, nested.high) == (0, 1) and plain.high - plain.low < 0.25
+    assert bootstrap(values, speakers=["a"] * 100) == plain
+    noise = np.random.default_rng(0).normal(size=200)
+    alike, apart = bootstrap(noise), bootstrap(noise, speakers=[str(i % 40) for i in range(200)])
+    assert apart.high - apart.low == pytest.approx(alike.high - alike.low, rel=0.35)  # speakers do not matter
+    weighted = bootstrap([1, 2, 3, 4], [2, 2, 4, 4], speakers=["a", "a", "b", "b"])
+    assert weighted.value == pytest.approx(10 / 12) and weighted.low <= weighted.value <= weighted.high
+    paired = bootstrap(noise + 0.1, minus=(noise, None), speakers=[str(i % 40) for i in range(200)])
+    assert paired.low == pytest.approx(0.1) == paired.high
+    with pytest.raises(ValueError, match="2 speakers for 3"):
+        bootstrap([1, 2, 3], speakers=["a", "b"])
+
+
 def test_one_utterance_has_no_interval():
     assert bootstrap([2.0]) == (2.0, None, None)
 
@@ -136,3 +156,13 @@ def test_provenance_names_checkpoint_and_codec(tmp_path):
     assert found.codec_sha256 == records.sha256(tmp_path / "codec" / "weights.safetensors")
     assert found.checkpoint_sha256 is None and found.date == "2025-01-02" and found.device.startswith("cpu: ")
     assert records.git_commit(tmp_path) is None
+
+
+def test_the_commit_is_of_our_own_repository_alone(tmp_path):
+    """An installed package may lie inside somebody's project: its commit is not ours."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "theirs"], check=True)
+    (tmp_path / ".venv" / "site-packages").mkdir(parents=True)
+    assert re.fullmatch("[0-9a-f]{40}", records.git_commit(tmp_path))
+    assert records.git_commit(tmp_path / ".venv" / "site-packages") is None

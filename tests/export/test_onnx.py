@@ -260,7 +260,7 @@ def test_command_line(folders, voice_file, tmp_path, capsys) -> None:
     found = json.loads(done.stdout)
     assert found["audio_seconds"] > 0 and found["peak_rss_mb"] > 10 and len(found["runs"]) == 1 and out.is_file()
     assert np.load(tmp_path / "o.npy").shape[0] == CODEC.n_q
-    assert main([*options, "--out", str(tmp_path / "o.mp3")]) == 1
+    assert main([*options, "--out", str(tmp_path / "o.mp3")]) == 2
     assert "only WAV" in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ from conftest import CODEC, speech
 from ms_core.codec import mini as torch_codec
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import istft, stft
-from ms_core.export.runtime import MobileError, write_wav
+from ms_core.export.runtime import MobileError, memory, write_wav
 from ms_core.export.runtime.codec import MobileCodec, Spectrum, render
 from ms_core.export.runtime.manifest import FORMAT, CodecConstants, digest, read_manifest
 
@@ -117,3 +117,14 @@ def test_importing_the_runtime_imports_no_torch() -> None:
     heavy = ["torch", "torchaudio", "lhotse", "jaxtyping", "pydantic", "scipy", "ms_core.model", "ms_core.codec.mini"]
     done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_peak_memory_on_any_system(tmp_path, monkeypatch) -> None:
+    """/proc here; elsewhere getrusage, whose unit differs; on Windows there is neither."""
+    assert memory.peak_rss_mb() > 10
+    monkeypatch.setattr(memory, "Path", lambda name: tmp_path / "none")
+    here = memory.peak_rss_mb()
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert here > 10 and memory.peak_rss_mb() == pytest.approx(here / 1024, rel=0.05)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert math.isnan(memory.peak_rss_mb())

@@ -2,24 +2,14 @@
 
 import argparse
 import json
-import re
-import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 from ms_core.export.runtime import MobileError, MobileRuntime, write_wav
+from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.text import TextError, chunks, phonemise
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MB (10^6 bytes); VmHWM, unlike getrusage, knows nothing of the parent."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
-        return int(found[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,9 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         if given.codes:
             first = chunks(phonemise(given.text), runtime.chunk_phones)[0]
             np.save(given.codes, runtime.generate(first, voice, given.seed, steps)[0])
-    except (MobileError, TextError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (MobileError, TextError, ValueError, OSError, ImportError) as error:
+        needed = f": {error.name} is needed for this text" if isinstance(error, ImportError) else ""
+        print(f"error: {error}{needed}", file=sys.stderr)
+        return 2
     if given.json:
         found = {
             "load": loaded - start,
