@@ -16,7 +16,7 @@ from IPython.display import Audio, Image
 from ms_core import paths
 from ms_core.pipeline import STAGES, notebook_parameters
 from ms_core.report import plots
-from ms_core.report.figures import save
+from ms_core.report.style import save
 
 NOTEBOOKS = {path.stem: path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))}
 LONGEST_FUNCTION, LONGEST_CELL, MOST_CODE_IN_A_ROW = 6, 32, 3

@@ -1,7 +1,7 @@
-"""Small pictures that the notebooks share, each drawn on given matplotlib axes, in the style of `figures`.
+"""Small pictures that the notebooks share, each drawn on given matplotlib axes, in the style of `style.py`.
 
 Nothing here measures: a function takes what a notebook has at hand and draws it. `show` displays a figure where it
-stands; a notebook writes its figures in its last cell, by `ms_core.report.figures.save`.
+stands; a notebook writes its figures in its last cell, by `ms_core.report.style.save`.
 """
 
 import io
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ms_core.codec.spectral import stft
-from ms_core.report.figures import BLUE, GREY, ORANGE, STYLE
+from ms_core.report.style import BLUE, GREY, ORANGE, STYLE
 
 SHADES = "magma"  # of spectrograms
 WINDOW, HOP = 0.032, 0.008  # seconds, of the spectrograms drawn here

@@ -28,8 +28,8 @@ from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
 from ms_core.evaluation.records import Provenance, read_file
 from ms_core.files import json_text, write_atomic
 from ms_core.report import plots
-from ms_core.report.figures import label
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key
+from ms_core.report.style import label
 from ms_core.report.tables import system_order
 
 TEMPLATES = paths.ASSETS / "pages"

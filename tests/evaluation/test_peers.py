@@ -20,7 +20,7 @@ from ms_core.evaluation.peers import (
     zipvoice_plan,
 )
 from ms_core.evaluation.records import Provenance, Record, write_records
-from ms_core.report import figures
+from ms_core.report import figures, speed
 from ms_core.report.tables import Results, main_markdown
 from ms_core.synthesis import MobileSpeech
 
@@ -157,4 +157,4 @@ def test_records_and_their_tables(tmp_path):
     written = figures.draw_all("mini", tmp_path, tmp_path / "figures")
     assert {path.stem for path in written} == {"rtf-length", "peer-speed"}
     with pytest.raises(ValueError, match="--peers"):
-        figures.peer_speed([own])
+        speed.peer_speed([own])

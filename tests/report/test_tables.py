@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ms_core.evaluation.records import Record, read_file, sha256, write_records
-from ms_core.report import figures, tables
+from ms_core.report import figures, style, tables
+from ms_core.report import speed as speed_figures
 from ms_core.report.tables import ReportError, Results, check, main_csv, main_markdown, write_tables
 
 COMMON = {"preset": "mini", "device": "cpu: test", "date": "2025-01-02", "protocol": "a protocol"}
@@ -157,7 +158,7 @@ def test_token_shares_have_a_table(tmp_path):
 
 def test_speed_is_drawn_by_component_and_quality(folder):
     swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16")]
-    figure = figures.rtf_length(swept)
+    figure = speed_figures.rtf_length(swept)
     total, *parts = figure.axes[:4]
     assert [axis.get_title("left") for axis in parts] == [
         "ours, mini, 1 thread", "ours, mini, 2 threads", "ours, mini, bf16, 1 thread",
@@ -174,7 +175,7 @@ def test_speed_is_drawn_by_component_and_quality(folder):
     speed = [
         make(f"mobilespeech-mini-{end}", "rtf_total", 0.03, split="bench-10s", threads=1) for end in ("fp32", "int8")
     ]
-    figure = figures.quality_speed([*records, *exports, *speed], "test", "mini")
+    figure = speed_figures.quality_speed([*records, *exports, *speed], "test", "mini")
     words = [text.get_text() for text in figure.axes[0].texts]
     assert {"S=4", "ONNX fp32", "ONNX int8", "paper, quoted: A100 0.09", "paper, quoted: phone 0.8–1.0"} < set(words)
     assert "ONNX int8" not in [text.get_text() for text in figure.axes[1].texts]  # SIM was not judged
@@ -187,10 +188,10 @@ def test_speed_is_drawn_by_component_and_quality(folder):
 
 
 def test_labels_read_precision_and_passes():
-    assert figures.label("mobilespeech-mini-bf16") == "ours, mini, bf16"
-    assert figures.label("mobilespeech-mini-bf16-steps4") == "ours, mini, bf16, S=4"
-    assert figures.label("mobilespeech-mini-int8") == "ours, mini int8"
-    assert figures.label("mobilespeech-mini-steps16") == "ours, mini, S=16"
+    assert style.label("mobilespeech-mini-bf16") == "ours, mini, bf16"
+    assert style.label("mobilespeech-mini-bf16-steps4") == "ours, mini, bf16, S=4"
+    assert style.label("mobilespeech-mini-int8") == "ours, mini int8"
+    assert style.label("mobilespeech-mini-steps16") == "ours, mini, S=16"
 
 
 def test_figures_are_drawn_and_stable(folder, tmp_path):
@@ -226,9 +227,9 @@ def test_figures_say_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         figures.steps_tradeoff([], "test", "mini")
     with pytest.raises(ValueError, match="run the bench"):
-        figures.rtf_length([])
+        speed_figures.rtf_length([])
     with pytest.raises(ValueError, match="0 systems have both WER"):
-        figures.quality_speed([], "test", "mini")
+        speed_figures.quality_speed([], "test", "mini")
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.training_curves([{"step": 1}])
     (tmp_path / "log.jsonl").write_text("no\n{}\n")
