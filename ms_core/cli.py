@@ -58,7 +58,7 @@ class Corpus(StrEnum):
 
 
 class Conditions(StrEnum):
-    """Under which conditions `evaluate` lets a model speak; all but the first are studies of `robustness`."""
+    """Under which conditions `evaluate` lets a model speak; most are experiments of `conditions.py`."""
 
     plain = "plain"
     hard_texts = "hard-texts"

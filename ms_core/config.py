@@ -196,7 +196,7 @@ class DataConfig(Config):
 class Preset(Config):
     """Everything that one replication run needs."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")  # names folders of `runs/` and `results/`
     data: DataConfig = DataConfig()
     codec: CodecConfig = CodecConfig()
     model: ModelConfig = ModelConfig()

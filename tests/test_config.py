@@ -18,6 +18,7 @@ from ms_core.config import (
     Preset,
     load_preset,
     override,
+    parse,
 )
 
 
@@ -110,3 +111,10 @@ def test_laws_of_p_rank() -> None:
 def test_defaults_agree_with_each_other() -> None:
     assert len(DecodingConfig().steps) == CodecConfig().n_q
     assert Preset(name="x").model == ModelConfig()
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/x", "", ".hidden", "a/b"])
+def test_a_name_that_would_leave_the_runs_folder_is_refused(name):
+    values = {**load_preset("smoke").model_dump(mode="json"), "name": name}
+    with pytest.raises(ConfigError, match="name: String should match pattern"):
+        parse(Preset, values, "a preset")

@@ -4,8 +4,8 @@ The paper uses EnCodec at 24 kHz, decoded by Vocos (paper.md, section 1.5): `Enc
 on `MiniCodec`, which is our choice throughout: 16 kHz, 50 frames a second, 8 codebooks of 1024 entries (4 kb/s).
 
 MiniCodec codes no phase. A frame's log-mel spectrum (two analysis windows of 80 bands) is projected on its principal
-components and quantised by a residual vector quantiser; `vocoder.py` makes a waveform of the quantised frames, from
-pulses at the fundamental frequency and from noise. Codes of a waveform codec change when the signal is merely shifted
+components and quantised by a residual vector quantiser; `source_filter.py` makes a waveform of them, from pulses
+at the fundamental frequency and from noise. Codes of a waveform codec change when the signal is merely shifted
 by a millisecond or turned over in sign; these hardly do, so that a small model can learn them from few hours.
 """
 

@@ -68,7 +68,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def cut_items(cuts: Iterable["MonoCut"]) -> list[Item]:
-    """The utterances of lhotse cuts that are whole recordings with one supervision each."""
+    """The utterances of lhotse cuts that are whole recordings with one supervision each.
+
+    Raises ProtocolError for a part of a longer recording (LibriHeavy), which evaluation would read whole.
+    """
+    cuts = list(cuts)
+    if parts := [cut.id for cut in cuts if cut.start or cut.duration < cut.recording.duration - 0.01]:
+        raise ProtocolError(f"{parts[0]} is a part of a longer recording: evaluate on a corpus of whole utterances")
     return [
         Item(
             cut.supervisions[0].id,

@@ -1,6 +1,6 @@
 """Evaluation: a system speaks a split, judges score it beside the recordings, and records carry the numbers.
 
-The paper's tables could not be read; the protocol is VALL-E's (`protocol.py`), the judges are ours (`evaluators.py`).
+The paper's tables could not be read; the protocol is VALL-E's (`eval_set.py`), the judges are ours (`metrics.py`).
 Three rows share each utterance: the system, the recording (`ground-truth`) and the recording through the system's codec
 (`ground-truth-codec`). Controls that say whether a number means anything: WER against another sentence's text, and the
 similarity to the own speaker less that to a stranger.
@@ -165,7 +165,7 @@ def evaluate(
     has; system: the name that the records carry; trials: see `EvalSet.of_split`; provenance: what made the system, its
     `seed` being that of the synthesis (0 where None). baselines: also score the recordings and the codec. keep_audio:
     write `<out>/audio/<system>/<utt>.wav`, the recordings and the prompts (`audio/prompt/`) as well. asr: see
-    `evaluators.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises
+    `metrics.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises
     ValueError for an unknown metric, ProtocolError where the split cannot give pairs, EvaluatorError for a missing
     judge.
     """

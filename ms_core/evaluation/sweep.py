@@ -156,7 +156,7 @@ def agreement_records(
 ) -> list[Record]:
     """Shares of greedy tokens and of durations of bf16 that are equal to those of fp32, with intervals over texts.
 
-    words: lengths of the texts, read on from one another in the bench's passage. As in `export_report.agreement`,
+    words: lengths of the texts, read on from one another in the bench's passage. As in `parity.agreement`,
     `forced` tokens are given fp32's layers below, `free` ones bf16's own; both have fp32's durations. One pass a layer.
     """
     layers = tts.codec.config.n_q

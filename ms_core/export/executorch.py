@@ -47,7 +47,7 @@ def to_int8(module: nn.Module) -> nn.Module:
 
     Their inputs are quantised as they come, each frame by itself (dynamic quantisation, torchao). All else is computed
     in fp32, as are layers of fewer than `SMALLEST_QUANTISED` weights; large `TABLES` are stored in fp16. As in
-    `export.to_int8`, but that other weights stay in fp32.
+    `onnx.to_int8`, but that other weights stay in fp32.
     """
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
     from torchao.quantization.granularity import PerAxis
@@ -100,7 +100,7 @@ def export_executorch(
     licence: str = LICENCE,
     int8: bool = False,
 ) -> Path:
-    """Write the folder that `ExecutorchRuntime` reads, and return it; options and errors as in `export.export`.
+    """Write the folder that `ExecutorchRuntime` reads, and return it; options and errors as in `onnx.export`.
 
     int8: see `to_int8`.
     """

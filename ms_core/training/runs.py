@@ -91,7 +91,7 @@ def train_codec(
     """Train the mini codec's decoder, after `fit_codec`; returns the folder of the export.
 
     minutes: stop after so many and export what there is. resume: go on with the run in `out` (by default
-    `<runs>/<preset>/codec`); replace: discard that run and its fit first. Raises as `fit_codec` and `train.train`.
+    `<runs>/<preset>/codec`); replace: discard that run and its fit first. Raises as `fit_codec` and `loop.train`.
     """
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "codec")

@@ -10,6 +10,7 @@ import torch
 
 from ms_core import paths
 from ms_core.config import DataConfig
+from ms_core.data.corpora import read_cuts
 from ms_core.evaluation import bench as ms_bench
 from ms_core.evaluation import eval_set, evaluate, metrics, scoring
 from ms_core.evaluation.records import Provenance, read_records
@@ -282,6 +283,13 @@ def test_footprint(tmp_path):
 
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "w.safetensors")
     assert ms_bench.footprint(tmp_path / "w.safetensors")["params"] == 17
+
+
+def test_a_part_of_a_long_recording_is_no_utterance_to_evaluate(speech):
+    (cut, *_) = eval_set_cuts = list(read_cuts(DataConfig(), "dev"))
+    assert len(eval_set.cut_items(eval_set_cuts)) == len(eval_set_cuts)
+    with pytest.raises(eval_set.ProtocolError, match="is a part of a longer recording"):
+        eval_set.cut_items([cut.truncate(offset=1.0, duration=2.0)])
 
 
 def test_a_log_of_another_run_is_put_aside_and_comes_back(tmp_path):
