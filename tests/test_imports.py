@@ -1,6 +1,8 @@
 """Imports go one way, and a missing extra is named in one line."""
 
 import builtins
+import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -56,3 +58,35 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, monkeypatch
     done = CliRunner().invoke(cli.app, ["data", "--preset", "smoke"])
     assert done.exit_code == 2
     assert done.output.strip() == "error: lhotse is not installed: run `pip install 'ms-core[train]'`"
+
+
+SPEAK = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from ms_core import MobileSpeech
+from ms_core.cli import app
+tts = MobileSpeech.from_pretrained("mini")
+voice = tts.voice(sys.argv[2], text=sys.argv[3])
+assert len(tts.synthesize("Go on.", voice)) > 0
+app(["synth", "--text", "Go on.", "--voice", "289", "--out", sys.argv[4]])
+"""
+
+
+def test_a_plain_install_enrols_and_speaks(tmp_path: Path) -> None:
+    """With nothing but the dependencies that pyproject.toml names outside the extras."""
+    base = {re.match(r"[\w-]+", d)[0].replace("_", "-").lower() for d in PROJECT["dependencies"]}
+    named = {re.match(r"[\w-]+", r)[0].replace("-", "_") for r in REQUIREMENTS if "extra ==" in r}
+    optional = {name for name in named if name.replace("_", "-").lower() not in base} - {"ms_core", "setuptools"}
+    assert {"lhotse", "accelerate", "torchaudio", "tqdm", "matplotlib", "pandas", "onnxruntime"} < optional
+    prompt = paths.ASSETS / "smoke" / "audio" / "test" / "445-06.opus"
+    said = "I would rather walk home tonight, since the moon is so bright and the air is finally cool."
+    command = [sys.executable, "-c", SPEAK, " ".join(sorted(optional)), str(prompt), said, str(tmp_path / "o.wav")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "o.wav").stat().st_size > 10_000
