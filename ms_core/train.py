@@ -127,6 +127,8 @@ def _late(deadline: float | None, accelerator: Accelerator) -> bool:
     """True on every process once the first has passed the deadline: all must leave the loop at the same step."""
     if deadline is None:
         return False
+    if accelerator.num_processes == 1:
+        return time.monotonic() > deadline
     late = torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)
     return bool(accelerator.reduce(late, "sum").item() > 0)
 
