@@ -100,7 +100,7 @@ class TokenBatches:
         self.speaker_first, self.speaker_count = put(begin[speakers]), put(number[speakers])
         self.runs, self.run_first, self.run_count = put(flat), put(np.cumsum(counts) - counts), put(counts)
         longest = max(shape.target for shape in self.shapes)
-        self.weight = put(np.minimum(ends[at][last] - starts[first], longest).astype(np.float32))
+        self.weight = put(np.cumsum(np.minimum(ends[at][last] - starts[first], longest)))
         self.comma, self.stop = phone_ids([",", "."])
         self.seconds = float(ends[-1]) / self.rate
         self.variation = Variation(codec, config, self.device) if varied(config) else None
@@ -129,7 +129,8 @@ class TokenBatches:
             return torch.rand((size, *more), generator=generator, device=self.device)
 
         if chosen is None:
-            chosen = torch.multinomial(self.weight, size, replacement=True, generator=generator)
+            u = torch.rand(size, generator=generator, device=self.device, dtype=torch.float64)
+            chosen = torch.searchsorted(self.weight, (u * self.weight[-1]).long(), right=True)
         low, high = self.first[chosen], self.last[chosen]
         count = self.speaker_count[chosen]
         others = count > 1
