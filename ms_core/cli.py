@@ -330,10 +330,21 @@ def train(
     replace: Annotated[bool, typer.Option("--replace", help="Discard the run that is there.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: <runs>/<preset>/<part>.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this checkpoint (model only).")] = None,
+    pack: Annotated[
+        list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
+    ] = None,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
+    if pack:
+        if part is Part.codec or replace:
+            raise UsageError("--pack trains a model, in a new folder or with --resume")
+        from ms_core.training.acoustic import train_from_packs
+
+        folder = out or paths.run(config.name) / "model"
+        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start)}: model")
+        return
     from ms_core.training import runs as training_runs
 
     if part is Part.codec:

@@ -158,6 +158,10 @@ class TrainConfig(Config):
     phrases: float = Field(0.0, ge=0, le=1)  # share of targets that are a few words between pauses, where there are
     speeds: tuple[float, ...] = (1.0,)  # the training speech, played that many times as fast
     timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target; mini codec only
+    # of a training from a pack only
+    prompt_lengths: tuple[float, ...] = ()  # seconds of the longest prompt of a batch, drawn; else `prompt_seconds`
+    virtual_voices: float = Field(0.0, ge=0, le=1)  # share of examples whose pitch and formants are shifted apart
+    noisy_prompts: float = Field(0.0, ge=0, le=1)  # share of prompts with noise or other speech in them
     # codec only
     crop_seconds: float = Field(2.0, gt=0)
     adversarial_from: float = Field(0.5, ge=0, le=1)  # share of the steps after which the discriminator joins
@@ -166,7 +170,7 @@ class TrainConfig(Config):
     @classmethod
     def _tuple(cls, value):
         if isinstance(value, dict):
-            value = {k: tuple(v) if k in ("betas", "speeds") and isinstance(v, list) else v for k, v in value.items()}
+            value = {k: tuple(v) if k in ("betas", "speeds", "prompt_lengths") and isinstance(v, list) else v for k, v in value.items()}
         return value
 
     @property

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
-from ms_core.config import CodecConfig, DecodingConfig, MaskConfig, ModelConfig, parse
+from ms_core.config import CodecConfig, DecodingConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, length_regulate
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
-from ms_core.smd import SpeechMaskDecoder, apply_mask, draw_masks
+from ms_core.smd import SpeechMaskDecoder, apply_mask
 from ms_core.text import BOUNDARIES, PHONES, phone_ids
 from ms_core.tokens import Batch
 
@@ -44,7 +44,7 @@ def duration_loss(
     """
     real = phones != 0
     frames = torch.expm1(log_durations.clamp(0, 7)) * real
-    edge = torch.isin(phones, torch.tensor(BOUNDARY_IDS, device=phones.device)).long()
+    edge = sum((phones == boundary).long() for boundary in BOUNDARY_IDS)
     word = (edge + F.pad(edge, (1, -1))).cumsum(1)  # a boundary opens a word of its own, and the next phone another
     word = word.clamp_max(frames.shape[1] - 1)
     true = durations.float()
@@ -134,44 +134,41 @@ class MobileSpeechModel(nn.Module):
     def forward(
         self,
         batch: Batch,
-        mask_config: MaskConfig,
-        generator: torch.Generator,
+        layer: Int[Tensor, " b"],
+        masked: Bool[Tensor, "b t"],
         latent_weight: float = 0.0,
-        layer: int | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of one batch.
+        """Losses of one batch under the masks that `smd.draw_masks` drew: the layer that each example trains (0-based)
+        and its masked frames.
 
-        Returns `ce` (mean over masked frames of the drawn layers), `duration` (see `duration_loss`), `latent` (0 unless
-        weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. `layer` (0-based) fixes
-        the layer that is trained, with the same masks, for an evaluation by layer.
+        Returns `ce` (mean over masked frames of those layers), `duration` (see `duration_loss`), `latent` (0 unless
+        weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. Nothing here is random
+        but dropout, and nothing waits for the device, so that a CUDA graph can hold it.
         """
         frames = batch.codes.shape[-1]
         mask = lengths_to_mask(batch.durations.sum(1), frames)
-        drawn, masked = draw_masks(mask, self.codec_config.n_q, mask_config, generator)
-        if layer is not None:
-            drawn = torch.full_like(drawn, layer)
         voice = self.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
         states = self.text(batch.phones)
         condition = self.expand(states, batch.durations, frames, voice)
-        grid = apply_mask(batch.codes, drawn, masked, self.smd.mask_id)
-        logits, residual = self.smd(condition, grid, drawn, mask)
-        target = batch.codes.gather(1, drawn[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
+        grid = apply_mask(batch.codes, layer, masked, self.smd.mask_id)
+        logits, residual = self.smd(condition, grid, layer, mask)
+        target = batch.codes.gather(1, layer[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
         ce = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none") * masked  # (b, t)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
         losses = {
             "ce": ce.sum() / masked.sum(),
             "duration": duration_loss(log_durations, batch.durations, batch.phones),
             "latent": torch.zeros((), device=ce.device),
-            "layer": drawn,
+            "layer": layer,
             "masked": masked.sum(1),
             "ce_sum": ce.detach().sum(1),
             "correct": ((logits.argmax(-1) == target) & masked).sum(1),
         }
         if residual is not None and latent_weight > 0:
             prior = self.smd.prior
-            lower = apply_mask(batch.codes, drawn, torch.ones_like(masked), self.smd.mask_id)
+            lower = apply_mask(batch.codes, layer, torch.ones_like(masked), self.smd.mask_id)
             true = prior.known(batch.codes) - prior.known(lower)  # (b, t, c)
-            scale = prior.scale[drawn][:, None]  # (b, 1, c)
+            scale = prior.scale[layer][:, None]  # (b, 1, c)
             error = ((residual - true).square().sum(-1) / scale.square().sum(-1)) * masked
             losses["latent"] = error.sum() / masked.sum()
         return losses

@@ -92,13 +92,17 @@ def draw_masks(
 
     The layer is drawn by P_rank. Layer 1: with probability 1 - alpha every frame, else each frame with probability
     cos(u), u ~ U[0, pi/2]; a higher layer: always the latter. At least one real frame is masked; padding never is.
+    Drawn on the generator's device, which nothing here waits for.
     """
-    batch = len(frames)
-    law = torch.tensor(config.rank_probabilities(n_q))
-    layer = torch.multinomial(law, batch, replacement=True, generator=generator)
-    whole = (layer == 0) & (torch.rand(batch, generator=generator) >= config.alpha)
-    ratio = torch.cos(torch.rand(batch, generator=generator) * (math.pi / 2))
-    draw = torch.rand(frames.shape, generator=generator)
+    batch, device = len(frames), generator.device
+    rank = torch.rand(batch, generator=generator, device=device)
+    share, layer = 0.0, torch.zeros(batch, dtype=torch.long, device=device)
+    for probability in config.rank_probabilities(n_q)[:-1]:
+        share += probability
+        layer += rank >= share
+    whole = (layer == 0) & (torch.rand(batch, generator=generator, device=device) >= config.alpha)
+    ratio = torch.cos(torch.rand(batch, generator=generator, device=device) * (math.pi / 2))
+    draw = torch.rand(frames.shape, generator=generator, device=device)
     layer, whole, ratio, draw = (x.to(frames.device) for x in (layer, whole, ratio, draw))
     masked = (whole[:, None] | (draw < ratio[:, None])) & frames
     first = draw.masked_fill(~frames, 2.0).argmin(1, keepdim=True)  # the frame to mask if no other was

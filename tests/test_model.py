@@ -19,8 +19,12 @@ MASKS = MaskConfig(alpha=0.75, p_rank="uniform")
 PAIRS = [(utterance(seed, 2), utterance(10 + seed, 3 + seed)) for seed in range(3)]
 
 
-def losses(model: MobileSpeechModel, batch: Batch, seed: int = 0, **options: object) -> dict[str, torch.Tensor]:
-    return model(batch, MASKS, torch.Generator().manual_seed(seed), **options)
+def losses(
+    model: MobileSpeechModel, batch: Batch, seed: int = 0, layer: int | None = None, **options: object
+) -> dict[str, torch.Tensor]:
+    real = lengths_to_mask(batch.durations.sum(1), batch.codes.shape[-1])
+    drawn, masked = draw_masks(real, CODEC.n_q, MASKS, torch.Generator().manual_seed(seed))
+    return model(batch, drawn if layer is None else torch.full_like(drawn, layer), masked, **options)
 
 
 def logits(model: MobileSpeechModel, batch: Batch, layer: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,8 +41,12 @@ class Task(Protocol):
     def phases(self, step: int) -> list[str]:
         """Names of the networks that are updated in a step, in order."""
 
-    def loss(self, networks: dict[str, nn.Module], name: str, batch: Any, step: int, rank: int) -> tuple[Tensor, dict]:
-        """The loss for one network and plain values for the log."""
+    def inputs(self, batch: Any, step: int, rank: int) -> Any:
+        """What `loss` is given of a batch. A task whose `fixed_shapes` is true gives a tuple of tensors on the device,
+        whose shapes come from a short list: then, on a GPU, a CUDA graph holds each step."""
+
+    def loss(self, networks: dict[str, nn.Module], name: str, inputs: Any, step: int, rank: int) -> tuple[Tensor, dict]:
+        """The loss for one network, and values for the log: see `Meter.add`."""
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Values on the dev split of the averaged network."""
@@ -51,11 +55,14 @@ class Task(Protocol):
         """Write the checkpoint that users load."""
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then cosine decay to a tenth at the last step."""
+def learning_rate(config: TrainConfig, step: int, passed: float = 0.0) -> float:
+    """Linear warm-up, then cosine decay to a tenth at the last step, or when all of the time has passed.
+
+    passed: share of the time that there is, from 0 to 1, where a training must end by the clock.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    done = min(1.0, max(passed, (step - config.warmup) / max(1, config.steps - config.warmup)))
     return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
@@ -64,9 +71,19 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 64 + rank
 
 
-def train(task: Task, folder: Path, minutes: float | None = None, resume: bool = False) -> Path:
+def train(
+    task: Task,
+    folder: Path,
+    minutes: float | None = None,
+    resume: bool = False,
+    export_minutes: float | None = None,
+    by_clock: bool = False,
+) -> Path:
     """Train until `task.config.steps`, or until `minutes` have passed; returns the folder of the export.
 
+    export_minutes: also export whenever so many have passed, for a machine that may be taken away. by_clock: the
+    learning rate falls with the `minutes` rather than with the steps, of which nobody knows how many there will be; such
+    a run is not the same when it is done again.
     Without `resume` a folder that already holds a run is refused, so that none is lost by a slip. Raises
     CheckpointError when the state to resume from is missing or belongs to another configuration.
     """
@@ -76,13 +93,16 @@ def train(task: Task, folder: Path, minutes: float | None = None, resume: bool =
     step = run.resume() if resume else run.start()
     if step >= config.steps:
         return run.finish(step)
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    begun = time.monotonic()
+    deadline = None if minutes is None else begun + 60 * minutes
     rank, world = accelerator.process_index, accelerator.num_processes
+    exported = time.monotonic()
     meter = Meter()
     silent = not accelerator.is_main_process or None
     progress = tqdm(total=config.steps, initial=step, desc=str(folder), disable=silent, mininterval=5)
     for epoch, batch in task.batches(step, rank, world):
-        logs = run.step(batch, step)
+        passed = (time.monotonic() - begun) / (60 * minutes) if by_clock and minutes else 0.0
+        logs = run.step(batch, step, passed)
         step += 1
         progress.update()
         meter.add(logs)
@@ -90,13 +110,16 @@ def train(task: Task, folder: Path, minutes: float | None = None, resume: bool =
         if step % config.log_every == 0 or last:
             values = meter.flush()
             progress.set_postfix({k: f"{values[k]:.3f}" for k in ("loss", "ce") if k in values})
-            run.log({"step": step, "split": "train", "epoch": epoch, "lr": learning_rate(config, step - 1), **values})
+            run.log({"step": step, "split": "train", "epoch": epoch, "lr": learning_rate(config, step - 1, passed), **values})
         if step % config.eval_every == 0 or last:
             run.log({"step": step, "split": "dev", **task.evaluate(run.averaged)})
         if step % config.save_every == 0 or last:
             run.save(step)
         if last:
             break
+        if export_minutes is not None and time.monotonic() - exported > 60 * export_minutes:
+            run.finish(step)
+            exported = time.monotonic()
     progress.close()
     return run.finish(step)
 
@@ -105,6 +128,8 @@ def _late(deadline: float | None, accelerator: Accelerator) -> bool:
     """True on every process once the first has passed the deadline: all must leave the loop at the same step."""
     if deadline is None:
         return False
+    if accelerator.num_processes == 1:
+        return time.monotonic() > deadline
     late = torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)
     return bool(accelerator.reduce(late, "sum").item() > 0)
 
@@ -121,6 +146,12 @@ class Run:
         for name, network in task.networks.items():
             self.networks[name] = accelerator.prepare(network)
             self.optimisers[name] = {k: accelerator.prepare(o) for k, o in optimisers(network, self.config).items()}
+        network = self.accelerator.unwrap_model(self.networks[self.main])
+        pairs = list(zip(self.averaged.state_dict().values(), network.state_dict().values(), strict=True))
+        self.moving = [list(x) for x in zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)]
+        self.copied = [(a, b) for a, b in pairs if not a.is_floating_point()]
+        held = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+        self.graphs = Graphs(task.networks[self.main]) if held and getattr(task, "fixed_shapes", False) else None
         self.seconds, self.since = 0.0, time.monotonic()
 
     def start(self) -> int:
@@ -158,39 +189,45 @@ class Run:
             write_atomic(self.folder / LOG, lambda temporary: temporary.write_text("".join(kept)))
         return step
 
-    def step(self, batch: Any, step: int) -> dict[str, Any]:
+    def step(self, batch: Any, step: int, passed: float = 0.0) -> dict[str, Any]:
         """Update each network once; returns values for the log."""
         rank = self.accelerator.process_index
         torch.manual_seed(step_seed(self.config.seed, step, rank))  # dropout
-        rate = learning_rate(self.config, step)
+        rate = learning_rate(self.config, step, passed)
+        inputs = self.task.inputs(batch, step, rank)
         logs = {}
         for name in self.task.phases(step):
             network = self.networks[name]
-            with self.accelerator.autocast():
-                loss, values = self.task.loss(self.networks, name, batch, step, rank)
-            for other in self.networks.values():  # an adversarial loss leaves gradients in both networks
-                other.zero_grad()
-            self.accelerator.backward(loss)
+            if self.graphs is None:
+                values = self._gradients(name, inputs, step, rank)
+            else:
+                values = self.graphs(inputs, lambda held, name=name: self._gradients(name, held, step, rank))
             norm = self.accelerator.clip_grad_norm_(network.parameters(), self.config.grad_clip)
-            if torch.isfinite(norm):
-                for optimiser in self.optimisers[name].values():
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                    optimiser.step()
-            logs.update(values, skipped=float(not torch.isfinite(norm)))
+            wrong = (~torch.isfinite(norm)).float()
+            for optimiser in self.optimisers[name].values():
+                optimiser.optimizer.found_inf = wrong  # then nothing is changed; asked on the device, so none waits
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.step()
+            logs.update(values, skipped=wrong)
         self._average(step)
         return logs
+
+    def _gradients(self, name: str, inputs: Any, step: int, rank: int) -> dict[str, Any]:
+        """Forward and backward; returns values for the log."""
+        with self.accelerator.autocast():
+            loss, values = self.task.loss(self.networks, name, inputs, step, rank)
+        for other in self.networks.values():  # an adversarial loss leaves gradients in both networks
+            other.zero_grad()
+        self.accelerator.backward(loss)
+        return values
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
         decay = min(self.config.ema, (step + 1) / (step + 10))
-        network = self.accelerator.unwrap_model(self.networks[self.main])
-        pairs = list(zip(self.averaged.state_dict().values(), network.state_dict().values(), strict=True))
-        moving = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
-        for mean, value in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        torch._foreach_lerp_(*self.moving, 1 - decay)
+        for mean, value in self.copied:
+            mean.copy_(value)
 
     def log(self, values: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -226,22 +263,72 @@ class Run:
         return out
 
 
+class Graphs:
+    """Forward and backward of a step as CUDA graphs, one for each shape of its inputs: nothing is launched piece by piece.
+
+    Random numbers in them (dropout) follow `torch.manual_seed`, as they do without.
+    """
+
+    WARM_UP = 3  # calls before a graph is recorded, as CUDA asks for
+
+    def __init__(self, network: nn.Module):
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.recorded: dict[tuple, tuple] = {}
+        self.pool = None
+
+    def __call__(self, inputs: tuple[Tensor, ...], gradients) -> dict[str, Any]:
+        """`gradients(inputs)`, which sets the parameters' gradients and returns tensors."""
+        shapes = tuple(x.shape for x in inputs)
+        if shapes not in self.recorded:
+            self.recorded[shapes] = self._record(inputs, gradients)
+        graph, held, values, found = self.recorded[shapes]
+        for mine, given in zip(held, inputs, strict=True):
+            mine.copy_(given)
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            parameter.grad = gradient
+        graph.replay()
+        return {k: tuple(x.clone() for x in v) if isinstance(v, tuple) else v.clone() for k, v in values.items()}
+
+    def _record(self, inputs: tuple[Tensor, ...], gradients) -> tuple:
+        held = [x.clone() for x in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(self.WARM_UP):
+                gradients(held)
+        torch.cuda.current_stream().wait_stream(side)
+        for parameter in self.parameters:
+            parameter.grad = None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            values = gradients(held)
+        self.pool = self.pool or graph.pool()
+        return graph, held, values, [p.grad for p in self.parameters]
+
+
 class Meter:
-    """Means of logged values over the steps between two lines of the log; per-layer sums become ce_j and acc_j."""
+    """Means of logged values over the steps between two lines of the log."""
 
     def __init__(self):
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, float] = {}
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, Any] = {}
 
     def add(self, logs: dict[str, Any]) -> None:
-        """A value is a number, or (sum, weight)."""
+        """A value is a number, or (sum, weight); either may be a tensor, which is read only by `flush`.
+
+        Vectors (sums (n,), weights (n,)) under `name_` become `name_1`, ..., `name_n`.
+        """
         for key, value in logs.items():
             total, weight = value if isinstance(value, tuple) else (value, 1.0)
-            self.sums[key] = self.sums.get(key, 0.0) + float(total)
-            self.counts[key] = self.counts.get(key, 0.0) + float(weight)
+            self.sums[key] = self.sums[key] + total if key in self.sums else total
+            self.counts[key] = self.counts[key] + weight if key in self.counts else weight
 
     def flush(self) -> dict[str, float]:
-        means = {k: self.sums[k] / self.counts[k] for k in self.sums if self.counts[k]}
+        means = {}
+        for key, total in self.sums.items():
+            totals, counts = (torch.as_tensor(x, dtype=torch.float64).cpu().reshape(-1) for x in (total, self.counts[key]))
+            names = [f"{key}{j}" for j in range(1, len(totals) + 1)] if key.endswith("_") else [key]
+            means |= {n: (t / c).item() for n, t, c in zip(names, totals, counts, strict=True) if c}
         self.sums, self.counts = {}, {}
         return means
 
@@ -270,9 +357,60 @@ def optimisers(network: nn.Module, config: TrainConfig) -> dict[str, torch.optim
     ]
     found = {"adamw": torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)}
     if hidden:
-        scale = "match_rms_adamw"
-        found["muon"] = torch.optim.Muon(hidden, config.lr, config.weight_decay, adjust_lr_fn=scale)
+        found["muon"] = Muon(hidden, config.lr, config.weight_decay)
     return found
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon as torch.optim has it (Nesterov momentum .95, five Newton-Schulz steps, scale of `match_rms_adamw`), but with
+    all matrices of one shape in one batched product: a tenth of the launches. `found_inf`, where it is set to 1, makes
+    a step change nothing, as in torch's fused AdamW.
+    """
+
+    MOMENTUM, STEPS, COEFFICIENTS, EPSILON = 0.95, 5, (3.4445, -4.7750, 2.0315), 1e-7
+
+    def __init__(self, params, lr: float, weight_decay: float):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+            momenta = []
+            for weight in weights:
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                momenta.append(state["momentum_buffer"])
+            shapes: dict[torch.Size, list[int]] = {}
+            for i, weight in enumerate(weights):
+                shapes.setdefault(weight.shape, []).append(i)
+            for shape, members in shapes.items():
+                gradient = torch.stack([weights[i].grad for i in members])
+                momentum = torch.stack([momenta[i] for i in members])
+                if self.found_inf is not None:
+                    gradient = torch.where(self.found_inf > 0, momentum, gradient)
+                momentum = momentum.lerp(gradient, 1 - self.MOMENTUM)
+                update = self._orthogonal(gradient.lerp(momentum, self.MOMENTUM))
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                change = torch.stack([weights[i] for i in members]) * (group["lr"] * group["weight_decay"]) + update * rate
+                torch._foreach_sub_([weights[i] for i in members], list((change * keep).unbind()))
+                torch._foreach_copy_([momenta[i] for i in members], list(momentum.unbind()))
+
+    def _orthogonal(self, x: Tensor) -> Tensor:
+        """The nearest matrices of equal singular values, about 1, of a batch (k, m, n)."""
+        a, b, c = self.COEFFICIENTS
+        tall = x.shape[1] > x.shape[2]
+        y = (x.mT if tall else x).bfloat16()
+        y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(self.EPSILON)
+        for _ in range(self.STEPS):
+            gram = y @ y.mT
+            y = a * y + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ y
+        return (y.mT if tall else y).to(x.dtype)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
 
-import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from jaxtyping import Float, Int
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from ms_core.checkpoint import CheckpointError, total_training_hours
 from ms_core.codec import Codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR, SourceFilterDecoder
@@ -24,10 +22,8 @@ from ms_core.data.augment import Equaliser
 from ms_core.data.batches import Sampler, collate
 from ms_core.data.corpora import DataError
 from ms_core.data.shards import Shards, read_batches
-from ms_core.files import sha256
-from ms_core.model import MobileSpeechModel
 from ms_core.tokens import Batch
-from ms_core.training.loop import step_seed
+from ms_core.training.acoustic import AcousticTask
 
 LOG_FLOOR = 1e-3  # added to a linear magnitude before the logarithm in the decoder's losses. Our choice
 RESOLUTIONS = ((128, 32), (256, 64), (512, 128), (1024, 256), (2048, 512))  # (window, hop) in samples, of these losses
@@ -35,7 +31,7 @@ CACHED_UTTERANCES = 6000  # kept in memory while the decoder is trained; 0.4 MB 
 DEV_SECONDS = 240.0  # dev speech on which a training evaluates itself
 
 
-class ModelTask:
+class ModelTask(AcousticTask):
     """MobileSpeech on prepared cuts, or on shards of them.
 
     start: a checkpoint of the same sizes to begin from.
@@ -49,32 +45,13 @@ class ModelTask:
         dev: CutSet,
         start: Path | None = None,
     ):
-        self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
-        if isinstance(train, Shards) and self.config.augmented:
+        if isinstance(train, Shards) and preset.train_model.augmented:
             raise DataError("shards hold codes, which cannot be varied: set train_model.speeds=[1.0] and timbre_db=0.0")
-        torch.manual_seed(self.config.seed)  # initial weights
-        model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
-        if start is not None:
-            earlier = MobileSpeechModel.load(start, codec)
-            sizes = {"dropout": preset.model.dropout}  # may differ
-            if earlier.config.model_copy(update=sizes) != preset.model:
-                raise CheckpointError(f"{start}: its sizes differ from those of preset {preset.name}: train anew")
-            model.load_state_dict(earlier.state_dict())
-        self.networks = {"model": model}
+        super().__init__(preset, codec, start)
         self.train_cuts, self.dev = train, dev
         times = sum(1 / speed for speed in self.config.speeds) if self.config.augmented else 1.0
         hours = train.hours if isinstance(train, Shards) else sum(c.duration for c in train) / 3600
         self.hours = hours / times  # as recorded
-        self._dev_batches: list[Batch] | None = None
-
-    def describe(self) -> dict[str, Any]:
-        preset = self.preset.model_dump(mode="json", include={"name", "data", "codec", "model", "mask", "train_model"})
-        values = {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
-        if self.start is not None:
-            values["started_from"] = sha256(self.start / "weights.safetensors")
-            made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
-            values["hours_before"] = total_training_hours(made)
-        return values
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
         equaliser = Equaliser(self.codec, self.config.timbre_db) if self.config.augmented else None
@@ -83,61 +60,16 @@ class ModelTask:
             return read_batches(self.train_cuts, self.config, rate, rank, world_size, first)
         return Sampler(self.train_cuts, self.config, rate, rank, world_size, equaliser).batches(first)
 
-    def phases(self, step: int) -> list[str]:
-        return ["model"]
-
-    def loss(self, networks: dict[str, nn.Module], name: str, batch: Batch, step: int, rank: int):
-        model = networks[name]
-        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, rank))
-        device = next(model.parameters()).device
-        out = model(batch.to(device), self.preset.mask, generator, self.config.latent_weight)
-        loss = out["ce"] + self.config.duration_weight * out["duration"] + self.config.latent_weight * out["latent"]
-        logs = {k: out[k].item() for k in ("ce", "duration", "latent")}
-        return loss, {"loss": loss.item(), **logs, **by_layer(out)}
-
-    @torch.inference_mode()
-    def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Loss and accuracy of every layer under the training masks, on fixed prompts, windows and masks."""
-        if self._dev_batches is None:
-            config = self.config.model_copy(update={"own_prompt": 0.0, "phrases": 0.0})  # the same for all runs
-            sampler = Sampler(self.dev, config, self.codec.config.frame_rate)
-            rng, seconds, examples = np.random.default_rng(0), 0.0, []
-            for cut in sampler.cuts:
-                examples.append(sampler.example(cut, rng))
-                seconds += cut.duration
-                if seconds > DEV_SECONDS:
-                    break
-            self._dev_batches = [collate(examples[i : i + 8]) for i in range(0, len(examples), 8)]
-        sums: dict[str, tuple[float, float]] = {}
-        device = next(network.parameters()).device
-        for layer in range(self.codec.config.n_q):
-            for index, batch in enumerate(self._dev_batches):
-                generator = torch.Generator().manual_seed(index)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
-                    out = network(batch.to(device), self.preset.mask, generator, layer=layer)
-                values = {**by_layer(out), "duration": (out["duration"].item(), 1.0)}
-                for key, (total, weight) in values.items():
-                    old = sums.get(key, (0.0, 0.0))
-                    sums[key] = (old[0] + total, old[1] + weight)
-        means = {k: total / weight for k, (total, weight) in sums.items()}
-        law = self.preset.mask.rank_probabilities(self.codec.config.n_q)
-        ce = sum(p * means[f"ce_{j}"] for j, p in enumerate(law, 1))
-        return {"loss": ce + self.config.duration_weight * means["duration"], "ce": ce, **means}
-
-    def export(self, network: nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
-        network.decoding = self.preset.decoding
-        network.save(folder, self.codec, provenance)
-
-
-def by_layer(out: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """(sum, frames) of cross-entropy and correct tokens for each layer that a batch trained."""
-    values = {}
-    for layer in out["layer"].unique().tolist():
-        chosen = out["layer"] == layer
-        frames = out["masked"][chosen].sum().item()
-        values[f"ce_{layer + 1}"] = (out["ce_sum"][chosen].sum().item(), frames)
-        values[f"acc_{layer + 1}"] = (out["correct"][chosen].sum().item(), frames)
-    return values
+    def dev_batches(self) -> list[Batch]:
+        config = self.config.model_copy(update={"own_prompt": 0.0, "phrases": 0.0})  # the same for all runs
+        sampler = Sampler(self.dev, config, self.codec.config.frame_rate)
+        rng, seconds, examples = np.random.default_rng(0), 0.0, []
+        for cut in sampler.cuts:
+            examples.append(sampler.example(cut, rng))
+            seconds += cut.duration
+            if seconds > DEV_SECONDS:
+                break
+        return [collate(examples[i : i + 8]) for i in range(0, len(examples), 8)]
 
 
 def log_spectra(wav: Float[Tensor, "b l"]) -> list[Float[Tensor, "b f k"]]:
@@ -217,6 +149,9 @@ class DecoderTask:
         self.step = codec.config.hop // codec.config.substeps
         self._cuts = {cut.id: cut for cut in [*self.train_cuts, *self.dev]}
         self._speech = lru_cache(maxsize=CACHED_UTTERANCES)(self._read)
+
+    def inputs(self, batch, step: int, rank: int):
+        return batch
 
     def describe(self) -> dict[str, Any]:
         preset = self.preset.model_dump(mode="json", include={"name", "data", "codec", "train_codec"})

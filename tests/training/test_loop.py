@@ -193,6 +193,9 @@ class Toy:
     def phases(self, step: int) -> list[str]:
         return ["d", "g"]
 
+    def inputs(self, batch, step: int, rank: int):
+        return batch
+
     def loss(self, networks, name: str, batch, step: int, rank: int):
         score = networks["d"](networks["g"](batch) if name == "g" else networks["g"](batch).detach())
         loss = (score if name == "d" else -score).square().mean() + score.mean() * (1 if name == "d" else -1)
@@ -284,6 +287,40 @@ def test_the_meter_weighs_by_count() -> None:
     meter.add({"loss": 3.0, "ce_1": (2.0, 2), "ce_2": (5.0, 1), "ce_3": (0.0, 0)})
     assert meter.flush() == {"loss": 2.0, "ce_1": 2.0, "ce_2": 5.0}
     assert meter.flush() == {}
+    meter.add({"acc_": (torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0])), "loss": torch.tensor(3.0)})
+    meter.add({"acc_": (torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])), "loss": torch.tensor(5.0)})
+    assert meter.flush() == {"acc_1": 0.5, "acc_2": 0.75, "loss": 4.0}
+
+
+def test_muon_steps_are_torch_s_own_and_a_broken_gradient_changes_nothing() -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((64, 32), (32, 64), (64, 32), (48, 48))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    muon = training.Muon(ours, 0.01, 0.1)
+    reference = torch.optim.Muon(theirs, 0.01, 0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        muon.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=2e-3)  # products in bf16, in another order
+    before = [p.detach().clone() for p in ours]
+    momenta = [muon.state[p]["momentum_buffer"].clone() for p in ours]
+    ours[0].grad[0, 0] = torch.nan
+    muon.found_inf = torch.ones(())
+    muon.step()
+    for p, weight, momentum in zip(ours, before, momenta, strict=True):
+        assert torch.equal(p, weight) and torch.equal(muon.state[p]["momentum_buffer"], momentum)
+
+
+def test_the_rate_can_fall_by_the_clock() -> None:
+    config = TRAIN.model_copy(update={"steps": 10_000, "warmup": 10, "lr": 1.0})
+    assert learning_rate(config, 5, 0.9) == 0.6  # warm-up first
+    assert learning_rate(config, 20, 0.5) == pytest.approx(0.55)
+    assert learning_rate(config, 20, 1.0) == pytest.approx(0.1)
+    assert learning_rate(config, 9_999, 0.0) == pytest.approx(0.1, abs=1e-3)  # whichever comes first
 
 
 TWO = """

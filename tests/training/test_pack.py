@@ -1,0 +1,206 @@
+"""Packs of speech: what goes in comes out, and what is wrong is refused; batches drawn from them on the device."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CODEC, PRESET, TRAIN, utterance
+from safetensors.torch import load_file
+
+from ms_core.config import ConfigError, override
+from ms_core.tokens import BOUNDARY_IDS
+from ms_core.training.acoustic import PackTask, train_from_packs
+from ms_core.training.loop import train
+from ms_core.training.pack import Pack, PackError, Utterances, join_file, pack_bits, split_file, unpack_bits
+from ms_core.training.resident import TokenBatches, Variation, dev_batches, shapes_of
+
+LENGTHS = {"max_seconds": 1.5, "prompt_seconds": 0.5, "batch_seconds": 6.0}
+PLAIN = TRAIN.model_copy(update={**LENGTHS, "other_utterance": 1.0})
+
+
+def speech(count: int = 9, speakers: int = 3, seed: int = 0) -> Utterances:
+    spoken = (utterance(seed + i, words=3 + i % 20) for i in range(count))
+    return Utterances.of((f"s{i % speakers}", u.phones, u.durations, u.codes) for i, u in enumerate(spoken))
+
+
+@pytest.fixture
+def pack(codec) -> Pack:
+    return Pack(speech(), speech(4, 2, seed=50), codec, {"speech_hours": 0.01})
+
+
+@pytest.mark.parametrize("bits", [1, 5, 10, 12])
+def test_bits_come_back(bits: int) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << bits, 1001)
+    packed = pack_bits(values, bits)
+    assert len(packed) == -(-1001 * bits // 8)
+    assert (unpack_bits(packed, 1001, bits) == values).all()
+    with pytest.raises(PackError, match="hold no"):
+        unpack_bits(packed[:-1], 1001, bits)
+
+
+def test_a_pack_comes_back_whole(pack: Pack, tmp_path) -> None:
+    again = Pack.read(pack.write(tmp_path / "p.pack"))
+    for name in ("train", "dev"):
+        for field, values in vars(getattr(pack, name)).items():
+            assert (getattr(getattr(again, name), field) == values).all(), (name, field)
+    assert again.codec.token_digest == pack.codec.token_digest
+    assert again.about == pack.about
+    assert load_file(tmp_path / "p.pack")["train.codes"].numel() == -(-pack.train.codes.size * 5 // 8)  # bits, not bytes
+
+
+def test_packs_are_joined_with_their_speakers_apart(pack: Pack, tmp_path) -> None:
+    other = replace(pack, train=speech(5, 2, seed=90), about={"voices": "others"})
+    files = [pack.write(tmp_path / "a.pack"), other.write(tmp_path / "b.pack")]
+    both = Pack.read_all(files)
+    assert both.train.speakers.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
+    assert both.train.codes.shape[1] == pack.train.codes.shape[1] + other.train.codes.shape[1]
+    assert both.about["joined"] == [{"voices": "others"}]
+    both.train.check(CODEC.bins, "both")
+
+
+def test_what_is_no_pack_is_refused(pack: Pack, codec, tmp_path) -> None:
+    path = pack.write(tmp_path / "p.pack")
+    with pytest.raises(PackError, match="no pack"):
+        Pack.read(tmp_path / "missing.pack")
+    whole = path.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pack").write_bytes(whole[:length])
+        with pytest.raises(PackError, match="cut short"):
+            Pack.read(tmp_path / "cut.pack")
+    tables = bytearray(whole)
+    start = whole.index(load_file(path)["codec.books"].numpy().tobytes())
+    tables[start + 3] ^= 1
+    (tmp_path / "tables.pack").write_bytes(bytes(tables))
+    with pytest.raises(PackError, match="digest"):
+        Pack.read(tmp_path / "tables.pack")
+    with pytest.raises(PackError, match="do not fit"):
+        replace(pack, train=replace(pack.train, durations=pack.train.durations + 1)).write(tmp_path / "bad.pack")
+    with pytest.raises(ConfigError, match="n_q"):
+        PackTask(override(PRESET, {"codec.n_q": 4, "decoding.steps": [1, 1, 1, 1]}), pack, "cpu")
+
+
+def test_parts_are_joined_and_a_wrong_one_is_named(pack: Pack, tmp_path) -> None:
+    path = pack.write(tmp_path / "p.pack")
+    content = path.read_bytes()
+    parts = split_file(path, 5000)
+    assert len(parts) == -(-len(content) // 5000) and max(p.stat().st_size for p in parts) == 5000
+    path.unlink()
+    assert join_file(path).read_bytes() == content
+    path.unlink()
+    first, second = parts[0].read_bytes(), parts[1].read_bytes()
+    parts[0].write_bytes(second)
+    parts[1].write_bytes(first)
+    with pytest.raises(PackError, match=parts[0].name):
+        join_file(path)
+    parts[0].unlink()
+    with pytest.raises(PackError, match="missing"):
+        join_file(path)
+    assert not path.exists()
+
+
+def windows(speech: Utterances) -> set[bytes]:
+    """The codes of every run of whole words."""
+    ends, found, start = np.cumsum(speech.durations), set(), 0
+    for stop in speech.phone_ends:
+        at = [i for i in range(start, stop) if speech.phones[i] in BOUNDARY_IDS]
+        for i, a in enumerate(at):
+            for b in at[i + 1 :]:
+                found.add(speech.codes[:, ends[a] - speech.durations[a] : ends[b]].tobytes())
+        start = stop
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"other_utterance": 1.0},
+        {"other_utterance": 0.0},
+        {"own_prompt": 1.0},
+        {"phrases": 1.0},
+        {"other_utterance": 0.5, "own_prompt": 0.3, "phrases": 0.3, "prompt_lengths": (0.5, 0.8)},
+    ],
+)
+def test_examples_are_runs_of_whole_words(pack: Pack, changes: dict) -> None:
+    config = PLAIN.model_copy(update=changes)
+    stream = TokenBatches(pack.train, pack.codec, config, "cpu")
+    allowed = windows(pack.train)
+    lengths = {(s.target, s.prompt) for s in shapes_of(config, pack.codec.config.frame_rate)}
+    for index in range(8):
+        batch = stream.batch(index)
+        assert (batch.codes.shape[-1], batch.prompt_codes.shape[-1]) in lengths
+        for kind in ("", "prompt_"):
+            phones, durations, codes = (getattr(batch, kind + k) for k in ("phones", "durations", "codes"))
+            for p, d, c in zip(phones, durations, codes, strict=True):
+                frames, count = int(d.sum()), int((p != 0).sum())
+                assert 0 < frames <= c.shape[-1] and count >= 3
+                assert not p[count:].any() and not d[count:].any() and not c[:, frames:].any()
+                assert int(p[0]) in BOUNDARY_IDS and int(p[count - 1]) in BOUNDARY_IDS
+                assert c[:, :frames].numpy().astype(np.int16).tobytes() in allowed
+
+
+def test_prompts_are_of_the_speaker_and_of_another_utterance(pack: Pack) -> None:
+    """Every frame of an utterance carries the utterance's number as its code."""
+    ends = np.cumsum(pack.train.durations)[pack.train.phone_ends - 1]
+    number = np.searchsorted(ends, np.arange(ends[-1]), "right")
+    marked = replace(pack.train, codes=np.stack([number] * CODEC.n_q).astype(np.int16))
+    stream = TokenBatches(marked, pack.codec, PLAIN, "cpu")
+    seen = set()
+    for index in range(12):
+        batch = stream.batch(index)
+        target, prompt = batch.codes[:, 0, 0], batch.prompt_codes[:, 0, 0]
+        assert (pack.train.speakers[target] == pack.train.speakers[prompt]).all()
+        assert (target != prompt).all()
+        seen |= set(prompt.tolist())
+    assert seen == set(range(9))  # every utterance is some other's prompt
+
+
+def test_a_batch_depends_on_its_index_alone(pack: Pack) -> None:
+    config = PLAIN.model_copy(update={"timbre_db": 3.0, "virtual_voices": 0.5, "noisy_prompts": 0.5})
+    stream = TokenBatches(pack.train, pack.codec, config, "cpu")
+    later = next(iter(TokenBatches(pack.train, pack.codec, config, "cpu").batches(3)))[1]
+    stream.batch(0)
+    for name, value in vars(stream.batch(3)).items():
+        assert torch.equal(value, getattr(later, name)), name
+    assert not torch.equal(stream.batch(4).codes, later.codes)
+
+
+def test_variation_moves_envelope_and_pitch_and_nothing_else(pack: Pack) -> None:
+    config = PLAIN.model_copy(update={"timbre_db": 3.0, "virtual_voices": 1.0, "noisy_prompts": 1.0})
+    variation = Variation(pack.codec, config, torch.device("cpu"))
+    assert torch.allclose(variation._stretch(torch.ones(2)), torch.eye(CODEC.n_mels), atol=1e-6)
+    tone = torch.zeros(CODEC.n_mels)
+    tone[5] = 1.0
+    moved = variation._stretch(torch.tensor([1.3]))[0] @ tone  # what was at a frequency is at 1.3 times it
+    peak = (moved * variation.centres).sum() / moved.sum()
+    assert peak.item() == pytest.approx(1.3 * variation.centres[5].item(), rel=0.08)
+    codes, frames = torch.randint(0, CODEC.bins, (4, CODEC.n_q, 12)), torch.full((4, 3), 4)
+    still = variation.config.model_copy(update={"timbre_db": 0.0, "virtual_voices": 0.0, "noisy_prompts": 0.0})
+    variation.config = still
+    generator = torch.Generator().manual_seed(0)
+    target, prompt = variation(codes, frames, codes, frames, generator)
+    again = variation._tokens(variation._features(codes))
+    kept = [(torch.equal(t, c) or torch.equal(t, a)) for t, c, a in zip(target, codes, again, strict=True)]
+    assert all(kept)
+    variation.config = config
+    target, prompt = variation(codes, frames, codes, frames, generator)
+    assert not torch.equal(target, codes) and not torch.equal(target, prompt)  # the prompt has noise, too
+
+
+def test_a_training_from_packs_learns_and_resumes(pack: Pack, tmp_path) -> None:
+    preset = override(PRESET, {"train_model.timbre_db": 2.0, "train_model.virtual_voices": 0.5, "train_model.muon": True})
+    whole = train(PackTask(preset, pack, "cpu"), tmp_path / "whole")
+    files = [pack.write(tmp_path / "p.pack")]
+    export = train_from_packs(preset, files, tmp_path / "packs")
+    assert (export / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    again = train_from_packs(preset, files, tmp_path / "packs", resume=True)
+    assert (again / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def test_dev_batches_are_whole_utterances_in_order(pack: Pack) -> None:
+    config = PLAIN.model_copy(update={"timbre_db": 3.0, "seed": 9})
+    batches = dev_batches(pack.dev, pack.codec, config, "cpu", 3)
+    assert sum(len(b.codes) for b in batches) == 3
+    first = batches[0]
+    frames = int(pack.dev.durations[: pack.dev.phone_ends[0]].sum())
+    assert torch.equal(first.codes[0, :, :frames], torch.from_numpy(pack.dev.codes[:, :frames]).long())
