@@ -18,6 +18,7 @@ from ms_core.data.shards import INFO, synthetic_cuts, write_shards
 from ms_core.evaluation.bench import PHONES_PER_SECOND, counting_flops
 from ms_core.evaluation.records import Provenance, Record, RecordError
 from ms_core.model import MobileSpeechModel
+from ms_core.smd import draw_masks
 from ms_core.text import BOUNDARY, phone_ids
 from ms_core.tokens import Batch
 
@@ -45,8 +46,10 @@ def training_flops(preset: Preset, seconds: float = 10.0) -> dict[str, float]:
         books = torch.randn_like(MiniCodec(preset.codec).codebooks()) if prior else None
         model = MobileSpeechModel(preset.model, preset.codec, books)
         batch = Batch(*_shaped(preset.codec, seconds), *_shaped(preset.codec, config.prompt_seconds))
+        real = torch.ones(1, batch.codes.shape[-1], dtype=torch.bool)
+        layer, masked = draw_masks(real, preset.codec.n_q, preset.mask, torch.Generator().manual_seed(0))
         with counting_flops() as counter:
-            out = model(batch, preset.mask, torch.Generator().manual_seed(0), config.latent_weight)
+            out = model(batch, layer, masked, config.latent_weight)
             loss = out["ce"] + config.duration_weight * out["duration"] + config.latent_weight * out["latent"]
             forward = counter.get_total_flops()
             loss.backward()
