@@ -42,6 +42,7 @@ class Synthesizer:
     decoding: Any
     chunk_phones = CHUNK_PHONES
     _kept: tuple[Voice, Any] | None = None  # the voice that spoke last, with its states
+    _read: tuple[Any, dict[tuple[str, ...], tuple[Any, np.ndarray]]] = None, {}  # states, what they made of phones
 
     def _encode_voice(self, voice: Voice) -> Any:
         """States of a checked voice."""
@@ -92,9 +93,20 @@ class Synthesizer:
         spoken = np.array([phone not in BOUNDARIES for phone in phones])
         return round_durations(log_durations, spoken, self.decoding.duration_scale)
 
+    def _text(self, phones: Sequence[str], states: Any) -> tuple[Any, np.ndarray]:
+        """`_encode_text`, remembered for a part of a stream, whose durations are asked for before it is spoken."""
+        if self._read[0] is not states:
+            self._read = states, {}
+        made = self._read[1]
+        if (key := tuple(phones)) not in made:
+            if len(made) == 2:  # a part and its pause's surroundings
+                made.pop(next(iter(made)))
+            made[key] = self._encode_text(np.array([phone_ids(phones)]), states)
+        return made[key]
+
     def predict_durations(self, phones: Sequence[str], voice: Voice) -> list[int]:
         """Frames of each phone, without speaking them."""
-        _, log_durations = self._encode_text(np.array([phone_ids(phones)]), self.encode_voice(voice))
+        _, log_durations = self._text(phones, self.encode_voice(voice))
         return self._durations(phones, log_durations).tolist()
 
     def generate(
@@ -125,7 +137,7 @@ class Synthesizer:
         clock = Clock(timings)
         states = self.encode_voice(voice)
         clock.lap("prompt")
-        text, log_durations = self._encode_text(np.array([phone_ids(phones)]), states)
+        text, log_durations = self._text(phones, states)
         if durations is None:
             durations = self._durations(phones, log_durations)
         elif len(durations) != len(phones) or min(durations) < 0 or sum(durations) < 1:
@@ -183,6 +195,7 @@ class Synthesizer:
         are then those of `synthesize`.
         """
         clock = Clock(timings)
+        self._read = None, {}  # a text that was spoken before is no faster
         phones = phonemise(text)
         parts = chunks(phones, self.chunk_phones, first)
         voice = voice if isinstance(voice, Voice) else self.load_voice(voice)

@@ -151,6 +151,18 @@ def test_parts_of_a_stream_meet_in_pauses_of_the_predicted_length(tts, voice) ->
     assert np.array_equal(tts.synthesize(text, voice, seed=5), tts.decode(tts.generate(phones, voice, seed=5)[0]))
 
 
+def test_a_part_of_a_stream_is_read_once(codec, voice, monkeypatch) -> None:
+    tts = MobileSpeech(codec, new_model(codec), DecodingConfig(steps=(1, 1, 1)))
+    encode, read = tts._encode_text, []
+    monkeypatch.setattr(tts, "_encode_text", lambda ids, states: read.append(ids.shape[1]) or encode(ids, states))
+    text = "One two three, four five six. Seven eight nine ten, eleven twelve."
+    phones = phonemise(text)
+    parts = chunks(phones, tts.chunk_phones, 32)
+    before = np.concatenate(list(tts.stream(text, voice, first=32)))
+    assert len(parts) == 2 and sorted(read) == sorted([*map(len, parts), len(phones)])  # and once round the pause
+    assert np.array_equal(before, np.concatenate(list(tts.stream(text, voice, first=32)))) and len(read) == 6
+
+
 def test_timings_are_added_up(tts, voice) -> None:
     timings: dict[str, float] = {}
     tts.synthesize(TEXT, voice, timings=timings)
