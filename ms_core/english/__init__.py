@@ -1,0 +1,107 @@
+"""The English front end: `clean` a text, `read` it as words and pauses, `pronounce` the words.
+
+`ms_core.text` calls these four; another language has the same in a package of its own.
+"""
+
+import re
+import unicodedata
+import warnings
+
+from ms_core.english import tables
+from ms_core.english.markup import strip_markup
+from ms_core.english.numbers import read_numbers, spell
+from ms_core.english.roman import read_roman
+from ms_core.english.sounds import pronounce, pronunciations
+from ms_core.english.words import read_addresses, read_tokens
+from ms_core.phones import TextError, TextWarning, shortened
+
+__all__ = ["clean", "pronounce", "pronunciations", "read"]
+
+_CHARACTERS = str.maketrans(tables.CHARACTERS)
+_SIGNS = {sign: f" {words} " for sign, words in tables.SIGNS.items()}
+_ROMAN = {chr(0x2160 + i): f" {i + 1} " for i in range(12)} | {chr(0x2170 + i): f" {i + 1} " for i in range(12)}
+_KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿¡µΩ–—―")
+_UNREAD = frozenset("*^~|\\_`")
+"""Signs that are left where no rule has read them."""
+_GREEK = re.compile(f"(?<![{''.join(tables.GREEK)}])[{''.join(tables.GREEK)}](?![{''.join(tables.GREEK)}])")
+
+_BEFORE_READING = tuple(
+    (re.compile(pattern, flags), replacement)
+    for pattern, replacement, flags in (
+        (r"\b(I|you|he|she|it|we|they|that|there|who|what)\s(ll|ve|re)\b", r"\1'\2", re.I),  # in LibriSpeech
+        (r"\.{2,}", ". ", 0),
+        (r"\n\s*\n", " . ", 0),  # a new paragraph is a long pause
+        (r"\s+", " ", 0),
+    )
+)
+_BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
+_BEFORE_NUMBERS = (
+    (re.compile(rf"\b({_BEFORE_NUMBER})\.?\s?(?=\d)(?<=[. ])", re.I), lambda m: tables.ABBREVIATIONS[m[1].lower()] + " "),
+    (re.compile(r"\b(?:No|Nos)\.\s?(?=\d)|(?<!is )(?<!was )(?<!say )(?<!said )(?<!says )\bnos?\.\s?(?=\d)"), "number "),
+    (re.compile(r"\b([A-Z]{1,3})&([A-Z]{1,2})\b"), lambda m: f"{spell(m[1])} and {spell(m[2])}"),
+    (re.compile(r"(?<!\w)([CF])#(?!\w)"), lambda m: m[1].lower() + " sharp"),
+    (re.compile(r"(?<!\w)([A-Z])\+\+(?!\w)"), lambda m: m[1].lower() + " plus plus"),
+    (re.compile(r"(?<!\w)([A-F])([+-])(?![\w+-])"), lambda m: f"{spell(m[1])} {'plus' if m[2] == '+' else 'minus'}"),
+    (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
+    (re.compile(r"(\d)\((k)\)"), r"\1 \2"),
+)
+_AFTER_NUMBERS = (
+    (re.compile(r"—|–|―|-{2,}|(?<=\s)-(?=\s)"), " , "),
+    (re.compile(r"([A-Za-z]{2})\.(?=[A-Z][a-z])"), r"\1. "),  # a missing space: hello.World
+    (re.compile(r"([A-Za-z])([,;:?!])(?=[A-Za-z])"), r"\1\2 "),
+    (re.compile(r"(?<=[a-z])_(?=[a-z])"), " "),
+    (re.compile("([" + re.escape("".join(set(tables.ASCII_SIGNS) - set("@#&"))) + "])"), r" \1 "),
+)
+
+
+def clean(text: str) -> str:
+    """Latin letters without accents, ASCII punctuation, no markup; signs of mathematics and Greek letters as words.
+
+    Raises TextError for other letters; a TextWarning names the symbols that are left out.
+    """
+    text = strip_markup(text)
+    if not text.isascii():
+        text = _plain_characters(text)
+    for pattern, replacement in _BEFORE_READING:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def read(plain: str) -> list[str]:
+    """Words in lower case and pauses of a cleaned text; pauses may still stand beside each other."""
+    text = read_addresses(plain)
+    for pattern, replacement in _BEFORE_NUMBERS:
+        text = pattern.sub(replacement, text)
+    text = read_numbers(read_roman(text))
+    for pattern, replacement in _AFTER_NUMBERS:
+        text = pattern.sub(replacement, text)
+    _warn_of([c for c in text if c in _UNREAD])
+    return read_tokens(text)
+
+
+def _plain_characters(text: str) -> str:
+    left_out = [c for c in text if unicodedata.category(c) in {"So", "Sk"} and c not in "°`´^"]
+    _warn_of(left_out)
+    characters = dict.fromkeys(left_out, " ") | _SIGNS | _ROMAN
+    characters |= {c: f" {unicodedata.digit(c)} " for c in text if 0x2460 <= ord(c) <= 0x24FF and unicodedata.digit(c, 0)}
+    text = re.sub("(?<=[0-9])(?=[¼-¾⅐-⅞])", " ", text.translate(str.maketrans(characters)).translate(_CHARACTERS))
+    decomposed = unicodedata.normalize("NFKD", text).translate(_CHARACTERS)
+    text = "".join(c for c in decomposed if unicodedata.category(c) not in {"Mn", "Me", "Cf"})  # no accents
+    text = re.sub("(?<=[0-9])( ?)μ(?=[A-Za-zΩ])", r"\1µ", text)  # the micro of a unit; alone it is the letter
+    text = re.sub("(?<![0-9kMmµ ])Ω|(?<![0-9] )(?<![0-9kMmµ])Ω", " omega ", text)
+    text = _GREEK.sub(lambda letter: f" {tables.GREEK[letter[0]]} ", text)
+    foreign = [c for c in dict.fromkeys(text) if c.isalnum() and not c.isascii() and c not in _KEPT]
+    if foreign:
+        raise TextError(
+            f"cannot read the characters {' '.join(foreign[:20])} in {shortened(text)}: only English text in Latin "
+            "letters is read; transliterate them or leave them out"
+        )
+    odd = [c for c in text if not c.isascii() and c not in _KEPT and not c.isspace()]
+    _warn_of(odd)
+    return text.translate(str.maketrans(dict.fromkeys(odd, " ")))
+
+
+def _warn_of(symbols: list[str]) -> None:
+    if symbols:
+        named = ", ".join(f"{c} ({unicodedata.name(c, 'unnamed')})" for c in dict.fromkeys(symbols))
+        warnings.warn(f"dropped symbols that have no reading: {named}", TextWarning, stacklevel=6)

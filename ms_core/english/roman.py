@@ -1,0 +1,48 @@
+"""Roman numerals: which capitals are one, and whether it is said as a number or, after a ruler, as "the eighth"."""
+
+import re
+
+from ms_core.english import tables
+from ms_core.english.numbers import cardinal, ordinal, pairs
+
+_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_CANONICAL = re.compile(r"M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")
+_AFTER_WORD = re.compile(r"(?:\b([A-Z][\w'.]*) )?\b([A-Za-z][\w']*)[ -]([IVXLCDM]+|[ivx]{2,})(?![\w'&/]|\.\w)")
+_YEAR = re.compile(r"\bM[CDLXVIM]{3,}\b")
+_RULES = re.compile(r"(?:,|\.| of| was| died| ruled| reigned| became| and| had)(?!\w)")
+_CROWNS = frozenset("king queen pope emperor empress tsar czar kaiser prince saint duke".split())
+
+
+def _value(numeral: str) -> int:
+    """The number that a numeral stands for, 0 where the letters are none."""
+    if not _CANONICAL.fullmatch(numeral):
+        return 0
+    values = [_VALUES[letter] for letter in numeral]
+    return sum(-v if v < following else v for v, following in zip(values, [*values[1:], 0], strict=True))
+
+
+def _read(m: re.Match) -> str:
+    before, word, numeral = m.groups()
+    name, value = word.lower(), _value(numeral.upper())
+    if not value:
+        return m[0]
+    start = m[0][: len(m[0]) - len(numeral)]
+    if name in tables.NUMBERED and (len(numeral) > 1 or word[0].isupper()):
+        return start + cardinal(str(value))
+    if not word[0].isupper() or numeral.islower() or value > 39:
+        return m[0]
+    rest = m.string[m.end() : m.end() + 12]
+    crowned = (before or "").lower() in _CROWNS or _RULES.match(rest) is not None
+    if name in tables.RULERS and (numeral != "I" or crowned):
+        return f"{start}the {ordinal(str(value))}"
+    if len(numeral) < 2 or name in tables.STARTERS or len(word) < 2 or word.isupper() and len(word) > 4:
+        return m[0]
+    if before and before.lower() in tables.RULERS:
+        return f"{start}the {ordinal(str(value))}"
+    return start + cardinal(str(value))
+
+
+def read_roman(text: str) -> str:
+    """The text with its Roman numerals in words."""
+    text = _AFTER_WORD.sub(_read, text)
+    return _YEAR.sub(lambda m: pairs(str(_value(m[0]))) if _value(m[0]) else m[0], text)

