@@ -4,6 +4,7 @@ The front end of every system here, behind the name of a language. What is parti
 numbers and signs, its dictionary) is a package that `LANGUAGES` names and that loads at first use.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -39,6 +40,8 @@ MAX_CHARACTERS = 40_000
 """Of a text with its markup; 2,000 English words have about 12,000."""
 MAX_LETTERS = 100
 """The longest run of characters without a space that is taken for a word; English words have up to 45 letters."""
+DIGITS_A_WORD = 2
+"""At most: "1111" is "eleven eleven"; so the words that numbers will have are known before they are read."""
 
 FIRST_PHONES = 48
 """Of a streamed text's first part, where a pause is that near: about 4 s, so that sound starts early. Our choice."""
@@ -68,7 +71,9 @@ def normalise(text: str, language: str = "en") -> list[str]:
         raise TextError(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read at once: split it")
     plain = reader.clean(text)
     tokens = plain.split()
-    _refuse_long(len(tokens))
+    digits = re.findall("[1-9]", plain)
+    numbers = max(sum(any(c.isdigit() for c in token) for token in tokens), len(digits) // DIGITS_A_WORD)
+    _refuse_long(sum(not any(c.isdigit() for c in token) for token in tokens) + numbers)
     for token in tokens:
         if len(token) > MAX_LETTERS:
             raise TextError(

@@ -9,7 +9,7 @@ import warnings
 
 from ms_core.english import tables
 from ms_core.english.markup import strip_markup
-from ms_core.english.numbers import read_numbers, spell
+from ms_core.english.numbers import STREET, read_numbers, spell
 from ms_core.english.roman import read_roman
 from ms_core.english.sounds import pronounce, pronunciations
 from ms_core.english.words import read_addresses, read_tokens
@@ -20,7 +20,7 @@ __all__ = ["clean", "pronounce", "pronunciations", "read"]
 _CHARACTERS = str.maketrans(tables.CHARACTERS)
 _SIGNS = {sign: f" {words} " for sign, words in tables.SIGNS.items()}
 _ROMAN = {chr(0x2160 + i): f" {i + 1} " for i in range(12)} | {chr(0x2170 + i): f" {i + 1} " for i in range(12)}
-_KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿¡µΩ–—―")
+_KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿¡µ–—―")
 _UNREAD = frozenset("*^~|\\_`")
 """Signs that are left where no rule has read them."""
 _GREEK = re.compile(f"(?<![{''.join(tables.GREEK)}])[{''.join(tables.GREEK)}](?![{''.join(tables.GREEK)}])")
@@ -34,6 +34,7 @@ _BEFORE_READING = tuple(
         (r"\s+", " ", 0),
     )
 )
+_WINDS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 _BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
 _BEFORE_NUMBERS = (
     (re.compile(rf"\b({_BEFORE_NUMBER})\.?\s?(?=\d)(?<=[. ])", re.I), lambda m: tables.ABBREVIATIONS[m[1].lower()] + " "),
@@ -43,7 +44,9 @@ _BEFORE_NUMBERS = (
     (re.compile(r"(?<!\w)([A-Z])\+\+(?!\w)"), lambda m: m[1].lower() + " plus plus"),
     (re.compile(r"(?<!\w)([A-F])([+-])(?![\w+-])"), lambda m: f"{spell(m[1])} {'plus' if m[2] == '+' else 'minus'}"),
     (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
-    (re.compile(r"(\d)\((k)\)"), r"\1 \2"),
+    (re.compile(r"\bper ([A-Za-zµ]{1,5})\b"), lambda m: f"per {tables.UNITS[m[1]][0]}" if m[1] in tables.UNITS else m[0]),
+    (re.compile(r"401\(k\)"), "four oh one k"),
+    (re.compile(rf"\b([NSEW])\.? (?={STREET.strip()})"), lambda m: _WINDS[m[1]] + " "),
 )
 _AFTER_NUMBERS = (
     (re.compile(r"—|–|―|-{2,}|(?<=\s)-(?=\s)"), " , "),
@@ -88,7 +91,7 @@ def _plain_characters(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text).translate(_CHARACTERS)
     text = "".join(c for c in decomposed if unicodedata.category(c) not in {"Mn", "Me", "Cf"})  # no accents
     text = re.sub("(?<=[0-9])( ?)μ(?=[A-Za-zΩ])", r"\1µ", text)  # the micro of a unit; alone it is the letter
-    text = re.sub("(?<![0-9kMmµ ])Ω|(?<![0-9] )(?<![0-9kMmµ])Ω", " omega ", text)
+    text = re.sub("(?<=[0-9])( ?[kMmµ]?)Ω", r"\1ohm", text)
     text = _GREEK.sub(lambda letter: f" {tables.GREEK[letter[0]]} ", text)
     foreign = [c for c in dict.fromkeys(text) if c.isalnum() and not c.isascii() and c not in _KEPT]
     if foreign:

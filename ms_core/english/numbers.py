@@ -184,7 +184,8 @@ def _hour(m: re.Match) -> str:
 
 
 def _range(m: re.Match) -> str:
-    if m[2].strip() == "-" and m[2] != "-" and re.search(r"[=+*×÷<>≤≥]", m.string[max(0, m.start() - 12) : m.end() + 12]):
+    beside = m.string[m.end() : m.end() + 6] if m[2] == "-" else m.string[max(0, m.start() - 12) : m.end() + 12]
+    if "-" in m[2] and re.search("[=+*÷]", beside):
         return f"{m[1]} minus "
     return f"{m[1]} to "
 
@@ -262,7 +263,7 @@ def _fraction(m: re.Match) -> str:
 def _quantity(m: re.Match) -> str:
     """A number and its unit: one or many, square or cubic, per something."""
     amount, gap, unit, power, per, dot = m.groups()
-    if unit not in tables.UNITS or gap == " " and unit not in tables.AFTER_SPACE:
+    if gap == " " and unit not in tables.AFTER_SPACE or not gap and unit == "K":
         return m[0]
     singular, plural = tables.UNITS[unit]
     words = singular if _one(amount) or gap == "-" or _is_adjective(m) else plural
@@ -291,9 +292,9 @@ def _zip(m: re.Match) -> str:
     return f"{' '.join(_initials(state.replace('_', ' '))) if state else m[1]} {each(m[2])}"
 
 
-_STREET = r"(?: (?:[NSEW]\.? )?(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th)) (?:[A-Z][a-z]+ )?(?:St|Street|Ave|Avenue|Rd|Road|Dr" \
+STREET = r"(?:(?:[NSEW]\.? )?(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th)) (?:[A-Z][a-z]+ )?(?:St|Street|Ave|Avenue|Rd|Road|Dr" \
           r"|Drive|Blvd|Boulevard|Lane|Ln|Court|Ct|Way|Place|Pl|Square|Sq)\b)"  # fmt: skip
-_PLACE = r"(?:Apt|Apartment|Room|Unit|Suite|Gate|Seat|Flat|Ste|Block|Floor|Exhibit|Section|Table|Figure|Fig|Class)"
+_PLACE = r"(?:[Aa]pt|[Aa]partment|[Ss]uite|Room|Unit|Suite|Gate|Seat|Flat|Ste|Block|Floor|Exhibit|Section|Table|Figure|Fig|Class)"
 _CALL = r"\b((?:[Cc]all|[Dd]ial|[Rr]ing|[Pp]hone|[Tt]ext|[Ff]ax|[Tt]el)(?:ed|s|ing|ling|led|ephone)?:?\.? )"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(tables.UNITS, key=len, reverse=True))
 _PER = "|".join(sorted(tables.PER, key=len, reverse=True))
@@ -312,10 +313,12 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?![\w.]?\d)", _thousands),
         (r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+),(\d\d?)(?!\d)", lambda m: f"{m[1].replace('.', ',')}.{m[2]}"),
         (r"(?<![\w.,-])(\d+),(\d\d?)(?![\d-]|[.,]\d)", r"\1.\2"),
+        (r"(?<=\d) / (?=\d)", lambda m: "divided by"),
         # addresses and codes
-        (rf"(?<![\w.])(\d{{3,4}})([A-D]?)(?={_STREET})", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
-        (rf"\b({_PLACE})\.? (\d+)([A-Z])\b", lambda m: f"{m[1]}. {cardinal(m[2])} {spell(m[3])}"
-            if m[1] in ("Apt", "Ste", "Fig") else f"{m[1]} {cardinal(m[2])} {spell(m[3])}"),
+        (r"\b[Vv](?=\d+(?:\.\d+)*\b)", lambda m: "version"),
+        (r"(?<![\w-])\d{5}-\d{4}(?![\w-])", lambda m: each(m[0])),
+        (rf"(?<![\w.])(\d{{3,4}})([A-D]?)(?= {STREET})", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
+        (rf"\b({_PLACE}) (\d+)([A-Z])\b", lambda m: f"{m[1]} {cardinal(m[2])} {spell(m[3])}"),
         (r"\b([A-Z]{2}),? (\d{5}(?:-\d{4})?)(?![\w,.]?\d)", _zip),
         (r"\b([Zz]ip(?: code)?|ZIP(?: code)?|PIN(?: code)?|[Pp]ass(?:code|word)|[Cc]ode|[Pp]in) (\d{4,6})\b",
             lambda m: f"{m[1]} {each(m[2])}"),
@@ -326,7 +329,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.$£€-])(\d{3})-\d{4}(?![\d%]|-\d)", _local_telephone),
         (r"(?<![\w-])(?:\d{3}-\d\d-\d{4}|97[89](?:-\d+){3,4})(?![\w-])", _telephone),
         (r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?![\w.]?\d)", _address),
-        (r":(\d{2,5})\b(?<=[a-z\d]:\d\d\d\d)", lambda m: f" colon {pairs(m[1])}"),
+        (r"(?<=[a-z]) ?:(\d{2,5})\b", lambda m: f"colon {pairs(m[1]) if len(m[1]) == 4 else each(m[1])}"),
         # dates
         (r"(?<![\w/-])(\d{4})[-/](\d\d?)[-/](\d\d?)(?![\w/-])", _numeric_date),
         (r"(?<![\w/-])(\d\d?)/(\d\d?)/(\d{4}|\d\d)(?![\w/])", _numeric_date),
@@ -342,14 +345,14 @@ RULES: tuple[Rule, ...] = tuple(
             lambda m: f"{m[2]} to {m[1]}{m[3]}{m[4] or ''}"),
         (rf"(?<![\w.-])([$£€¥₹]?{NUMBER}(?::\d\d)?(?:\s?(?:[ap]\.m\.|[AaPp][Mm])|[%°A-Za-z]{{1,4}}|))(\s?[-–]\s?)"
             rf"(?=[$£€¥₹]?{NUMBER}(?!-?\d))", _range),
-        (r"(?<![\w.)%°])-(?=[$£€¥₹]?\.?\d)", lambda m: "minus"),
+        (r"[~∼]\s?(?=[$£€¥₹]?\.?\d)", lambda m: "about"),
+        (r"(?<![\w.)%°^])-(?=[$£€¥₹]?\.?\d)", lambda m: "minus"),
         # times and ratios
         (r"(?<![\w:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?:\s?([AaPp])(\.?)[Mm]\b\.?)?(?![\d:])", _time),
         (r"(?<![\w:.])(\d+):(\d+)(?![\d:])", lambda m: f"{cardinal(m[1])} to {cardinal(m[2])}"),
         (r"(?<![\w.,])(\d\d?)\s?([AaPp])(\.?)[Mm]\b\.?", _hour),
-        # versions
+        # versions, and what is near or below zero
         (r"(?<![\w.])(\d+(?:\.\d+){2,})(?![\w.]?\d)", _version),
-        (r"\b[Vv](?=\d+(?:\.\d+)*\b)", lambda m: "version "),
         # money
         (_MONEY_RULE, _money),
         (rf"(?<![\w.])({NUMBER})\s?([{_MONEY}])(?!\d)", _money_after),
@@ -380,7 +383,6 @@ RULES: tuple[Rule, ...] = tuple(
             lambda m: f"{number(m[1])} {tables.SCALES[(m[2] or m[3]).lower()]}"),
         # what is left
         (rf"\^(-?(?:{NUMBER}|[a-z]\b))", _power),
-        (rf"[~∼]\s?(?=[$£€]?\d)", lambda m: "about "),
         (rf"#(?=\d)", lambda m: "number "),
         (rf"(?<![\w.]){NUMBER}(?!\w)", _bare),
     )

@@ -16,8 +16,6 @@ Phones = tuple[str, ...]
 
 NEAR = 4
 """Words on either side of a heteronym that may tell its meaning."""
-TAGGED = 8
-"""Words on either side of a heteronym that the tagger sees; it looks at two."""
 
 
 def pronounce(words: Sequence[str]) -> list[Phones]:
@@ -112,15 +110,23 @@ def _near(words: Sequence[str], i: int) -> set[str]:
 
 def _tag(words: Sequence[str], i: int) -> str:
     """Part of speech (Penn tag) of a word in its sentence."""
-    start, end = max(0, i - TAGGED), min(len(words), i + TAGGED + 1)
-    start = max((k + 1 for k in range(start, i) if words[k] == LONG_PAUSE), default=start)
-    end = min((k + 1 for k in range(i, end) if words[k] == LONG_PAUSE), default=end)
-    sentence: list[str] = []
-    for k in range(start, end):
-        if k == i:
-            place = len(sentence)
-        sentence += _tagger_tokens(words[k])
-    return _tagger()(sentence)[place]
+    start, end = i, i
+    while start and words[start - 1] != LONG_PAUSE:
+        start -= 1
+    while end < len(words) and words[end] != LONG_PAUSE:
+        end += 1
+    return _sentence_tags(tuple(words[start:end]))[i - start]
+
+
+@lru_cache(maxsize=64)
+def _sentence_tags(sentence: tuple[str, ...]) -> list[str]:
+    """The tags of a sentence's words; of "don't" that of its first part."""
+    tokens, places = [], []
+    for word in sentence:
+        places.append(len(tokens))
+        tokens += _tagger_tokens(word)
+    tags = _tagger()([*tokens, "."])
+    return [tags[place] for place in places]
 
 
 def _tagger_tokens(word: str) -> list[str]:

@@ -78,7 +78,7 @@ _BASES = {
     "l": ("liter liters", "mcdµh"), "L": ("liter liters", "mcdµh"), "Hz": ("hertz hertz", "kMGT"),
     "V": ("volt volts", "kmMµ"), "W": ("watt watts", "kmMGTµ"), "A": ("amp amps", "mµk"), "J": ("joule joules", "kMG"),
     "N": ("newton newtons", "kM"), "Pa": ("pascal pascals", "khMG"), "B": ("byte bytes", "kKMGTP"),
-    "b": ("bit bits", "kKMGT"), "bps": ("bit_per_second bits_per_second", "kKMGT"), "Ω": ("ohm ohms", "kMm"),
+    "b": ("bit bits", "kKMGT"), "bps": ("bit_per_second bits_per_second", "kKMGT"), "ohm": ("ohm ohms", "kMm"),
     "Wh": ("watt_hour watt_hours", "kMGT"), "Ah": ("amp_hour amp_hours", "mk"), "cal": ("calorie calories", "k"),
     "F": ("farad farads", "µnpm"), "mol": ("mole moles", "mµk"), "eV": ("electron_volt electron_volts", "kMGT"),
     "Bq": ("becquerel becquerels", "kMG"), "Sv": ("sievert sieverts", "mµ"), "H": ("henry henries", "mµ"),
@@ -92,7 +92,7 @@ gal=gallon gallons, qt=quart quarts, pt=pint pints, tbsp=tablespoon tablespoons,
 mph=mile_per_hour miles_per_hour, kph=kilometer_per_hour kilometers_per_hour, kmh=kilometer_per_hour kilometers_per_hour,
 fps=frame_per_second frames_per_second, rpm=r.p.m. r.p.m., bpm=beat_per_minute beats_per_minute,
 dpi=d.p.i. d.p.i., ppi=p.p.i. p.p.i., psi=p.s.i. p.s.i., ppm=part_per_million parts_per_million,
-ppb=part_per_billion parts_per_billion, hp=horsepower horsepower, dB=decibel decibels, px=pixel pixels,
+ppb=part_per_billion parts_per_billion, hp=horsepower horsepower, mpg=mile_per_gallon miles_per_gallon, dB=decibel decibels, px=pixel pixels,
 MP=megapixel megapixels, kt=knot knots, kts=knot knots, ha=hectare hectares, mmHg=millimeter_of_mercury
 millimeters_of_mercury, h=hour hours, hr=hour hours, hrs=hour hours, min=minute minutes, mins=minute minutes,
 sec=second seconds, secs=second seconds, yr=year years, yrs=year years, wk=week weeks, wks=week weeks,
@@ -112,7 +112,7 @@ def _units() -> dict[str, tuple[str, str]]:
             if (prefix, base) in {("", "t"), ("", "H"), ("", "b"), ("", "B"), ("", "F"), ("p", "m"), ("p", "s")}:
                 continue
             written = "kilo" if prefix == "K" else _PREFIXES.get(prefix, "")
-            units[prefix + base] = tuple((written + name).replace("_", " ") for name in names.split())
+            units[prefix + base] = tuple((written + name).replace("ooh", "oh").replace("aoh", "oh").replace("_", " ") for name in names.split())
     for entry in " ".join(_OTHER_UNITS.split()).split(", "):
         unit, names = entry.split("=")
         units[unit] = tuple(name.replace("_", " ") for name in names.split())
@@ -130,7 +130,7 @@ PER = {"hr": "hour", "h": "hour", "hour": "hour", "day": "day", "d": "day", "wk"
        "month": "month", "yr": "year", "year": "year", "night": "night", "person": "person", "kg": "kilogram",
        "lb": "pound", "s": "second", "sec": "second", "min": "minute", "l": "liter", "L": "liter", "m": "meter",
        "dL": "deciliter", "ml": "milliliter", "mL": "milliliter", "gal": "gallon", "g": "gram", "kWh": "kilowatt hour",
-       "km": "kilometer", "mi": "mile", "GB": "gigabyte", "ft": "foot", "unit": "unit", "user": "user",
+       "km": "kilometer", "mi": "mile", "GB": "gigabyte", "ft": "foot", "100 km": "one hundred kilometers", "100km": "one hundred kilometers", "unit": "unit", "user": "user",
        "capita": "capita"}  # fmt: skip
 LETTERED = {"G": "g", "D": "d", "K": "k"}
 """A digit and one of these is a name: 5G, 3D, 4K."""
@@ -154,21 +154,21 @@ ABBREVIATIONS = {
     "min": "minimum", "misc": "miscellaneous", "temp": "temperature", "govt": "government", "univ": "university",
     "assn": "association", "asst": "assistant", "attn": "attention", "tel": "telephone", "ext": "extension",
     "avg": "average", "qty": "quantity", "dist": "district", "pres": "president", "adm": "admiral", "cmdr": "commander",
-    "cpl": "corporal", "maj": "major", "pvt": "private", "supt": "superintendent", "pp": "pages", "p": "page",
+    "cpl": "corporal", "maj": "major", "pvt": "private", "supt": "superintendent", "pp": "pages", "p": "page", "pg": "page", "pgs": "pages",
     "eq": "equation", "eqs": "equations", "ref": "reference", "refs": "references", "incl": "including",
     "esp": "especially", "i.e": "that is", "e.g": "for example", "ph.d": "p. h. d.", "fr": "father", "bros": "brothers",
-    "intl": "international", "natl": "national", "ex": "example", "n": "north", "s": "south", "e": "east", "w": "west",
+    "intl": "international", "natl": "national", "ex": "example",
     "viz": "namely", "et al": "et al", "oz": "ounces", "tbsp": "tablespoons", "tsp": "teaspoons", "lbs": "pounds",
 } | {short: name for short, name in (DAYS | MONTH_NAMES).items() if short not in MONTHS}  # fmt: skip
 """Read so with their full stop."""
 MAY_END = frozenset({"a.m", "p.m", "etc", "jr", "sr", "inc", "ltd", "co", "corp", "dept", "al", "bros"})
 STREETS = frozenset({"st", "dr", "ave", "blvd", "rd", "ln", "hwy", "pkwy"})
 """May end a sentence, and the first two have another meaning after a name."""
-BEFORE_NAME = frozenset("col gen rep fr hon pres adm maj ft mt rev lt sen gov n s e w".split())
+BEFORE_NAME = frozenset("col gen rep fr hon pres adm maj ft mt".split())
 """Read as abbreviations where they and the next word have capitals."""
 BEFORE_LOWER = frozenset("al ed ex est min max temp ref fig dist sec ch tel esp eq oz".split())
 """Read as abbreviations where the next word has none."""
-BEFORE_NUMBER = frozenset("p pp vol fig figs ch sec ext eq eqs ref refs apt ste ex".split())
+BEFORE_NUMBER = frozenset("p pp pg pgs vol fig figs ch sec ext eq eqs ref refs apt ste ex".split())
 TITLES = frozenset({"dr", "prof", "jr", "sr", "vs", "mr", "mrs"})
 """Read so without their full stop too, as in "Dr Smith"."""
 WRITTEN_SHORT = {
@@ -188,9 +188,11 @@ SPELLED = frozenset(
     "id ids it la ct us uk eu un ai pc pcs tv tvs dj mp ok pa pr hr er od ad bc ac dc md ms ba ma vp pm am ip os ui "
     "io led api sat who mit eta diy tba rip ira sos fda fbi cia usa ups usb url gps gpa irs epa hiv dna rna cpu gpu "
     "ceo cfo cto nba nfl mlb nhl faq ipa abs gmo pto rv ev vr ar ml sms asap bbc cnn nbc abc cbs mri icu iq ngo ufo "
-    "gdp atm pdf dvd cd cds xml html sql css sdk ide ssd hdd".split()
+    "est pst cst mst edt pdt gmt utc bst cet jfk lax gdp atm pdf dvd cd cds xml html sql css sdk ide ssd hdd".split()
 )
 """In capitals these are letters, whatever the dictionary has."""
+ACRONYM_WORDS = frozenset("ram rom pin sim lan wan gif jpeg mpeg vat cad laser radar scuba swat dos bios cob".split())
+"""In capitals with a small s these are still words: RAMs."""
 SAID_AS_WORDS = frozenset(
     "no go so do if is me my we he on or to up be by at as an of oh hi ha ah in ho ya yo ye eh um uh hm".split()
 )

@@ -8,7 +8,7 @@ from ms_core.english.numbers import SPELL, cardinal, spell
 from ms_core.english.sounds import dictionary, is_spelled
 from ms_core.phones import LONG_PAUSE, SHORT_PAUSE
 
-_TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\<>^]*)(.*?)([.,;:?!"')\]}*_~|/\\^<>]*)""", re.DOTALL)
+_TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]?")
 _SPELLED_LETTER = re.compile(rf"[a-z]{SPELL}(?:'s)?")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z']+")
@@ -103,6 +103,8 @@ def _token(body: str, tail: str, previous: str, following: str, shout: bool, fir
     if body == "A" and not shout and _is_letter(previous, following, tail):
         return ["a.", *_pause(tail)]
     trailing = "'" if tail.startswith("'") else ""
+    if "." in key and key in tables.ABBREVIATIONS:  # "Ph.D" without its last full stop
+        return [*tables.ABBREVIATIONS[key].split(), *_pause(tail)]
     parts = re.split(r"[-/]", body)
     return [w for part in parts for w in _part(part, trailing, shout, len(parts))] + _pause(tail)
 
@@ -126,7 +128,7 @@ def _abbreviation(body: str, previous: str, following: str, name_follows: bool, 
     key = body.lower()
     if _INITIALS.fullmatch(body + ".") and key not in tables.ABBREVIATIONS:
         return [letter + "." for letter in key.replace(".", "")]
-    if len(key) == 1 and key.isalpha() and body.isupper() and not (key in "nsew" and re.match("[A-Z][a-z]", following)):
+    if len(key) == 1 and key.isalpha() and body.isupper() :
         return [key + "."] if name_follows else []
     after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows)
     if key in ("st", "dr") and (after_name or key == "st" and not name_follows):
@@ -182,17 +184,23 @@ def _words_of(word: str, trailing: str, shout: bool) -> tuple[str, ...]:
     if suffix in ("", "s", "S"):
         plural = re.fullmatch(r"([A-Z]{2,})s", stem) if not suffix else None
         letters = _letters(plural[1] if plural else stem, shout)
+        if plural and not letters and plural[1].lower() not in tables.ACRONYM_WORDS:
+            letters = [letter + "." for letter in plural[1].lower()]
         if letters:
             end = "'s" if plural or suffix else ""
             return (*letters[:-1], letters[-1] + end)
+        if plural:
+            return (stem.lower(),)
     once, twice = (re.sub(r"(.)\1{2,}", repeat, plain) for repeat in (r"\1", r"\1\1"))  # "sooo", "hmmm"
     elongated = (twice, once, plain) if twice in tables.DOUBLED else (plain, once, twice)
+    parts = _CAMEL.findall(stem)
+    if re.match(r"[a-z]+[A-Z]{2}|[A-Z][a-z]+[A-Z]{2}", stem):  # "iOS", "ChatGPT"
+        return tuple(w for i, part in enumerate(parts) for w in _camel(part, parts[i + 1 :]))
     for form in (lower + trailing, lower, *elongated):
         if form in known and form != "'":
             return (form,)
     if unit := tables.UNITS.get(word) if len(word) > 1 and not word.isupper() else None:
         return tuple(unit[1].replace(".", ". ").split())
-    parts = _CAMEL.findall(stem)
     if len(parts) > 1 and parts[0] not in tables.JOINED_NAMES and not word.isupper():
         return tuple(w for i, part in enumerate(parts) for w in _camel(part, parts[i + 1 :]))
     return (plain,)
