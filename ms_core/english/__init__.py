@@ -21,6 +21,7 @@ _CHARACTERS = str.maketrans(tables.CHARACTERS)
 _SIGNS = {sign: f" {words} " for sign, words in tables.SIGNS.items()}
 _ROMAN = {chr(0x2160 + i): f" {i + 1} " for i in range(12)} | {chr(0x2170 + i): f" {i + 1} " for i in range(12)}
 _KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿¡µ–—―")
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+")
 _UNREAD = frozenset("*^~|\\_`")
 """Signs that are left where no rule has read them."""
 _GREEK = re.compile(f"(?<![{''.join(tables.GREEK)}])[{''.join(tables.GREEK)}](?![{''.join(tables.GREEK)}])")
@@ -34,17 +35,32 @@ _BEFORE_READING = tuple(
         (r"\s+", " ", 0),
     )
 )
+_COMPARED = {"<": "less than or equal to", ">": "greater than or equal to", "=": "equals", "!": "not equal to"}
 _WINDS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 _BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
+_DAY_OR_MONTH = "|".join(name.capitalize() for name in tables.DAYS | tables.MONTH_NAMES)
+
+
+def _name(short: str) -> str:
+    return (tables.DAYS | tables.MONTH_NAMES)[short.lower()]
+
+
 _BEFORE_NUMBERS = (
-    (re.compile(rf"\b({_BEFORE_NUMBER})\.?\s?(?=\d)(?<=[. ])", re.I), lambda m: tables.ABBREVIATIONS[m[1].lower()] + " "),
+    (re.compile(r"\+/-"), " plus or minus "),
+    (re.compile(r"<=>|<->|[-=]{1,2}>"), " to "),
+    (re.compile(r"([<>=!])="), lambda m: f" {_COMPARED[m[1]]} "),
+    (re.compile(r"(?<!\w)a(?=\s?[\^=])"), spell("a")),
+    (re.compile(rf"\b({_BEFORE_NUMBER})(?:\.\s?|\s)(?=\d|[IVXLC]+\b)", re.I), lambda m: tables.ABBREVIATIONS[m[1].lower()] + " "),
     (re.compile(r"\b(?:No|Nos)\.\s?(?=\d)|(?<!is )(?<!was )(?<!say )(?<!said )(?<!says )\bnos?\.\s?(?=\d)"), "number "),
     (re.compile(r"\b([A-Z]{1,3})&([A-Z]{1,2})\b"), lambda m: f"{spell(m[1])} and {spell(m[2])}"),
     (re.compile(r"(?<!\w)([CF])#(?!\w)"), lambda m: m[1].lower() + " sharp"),
     (re.compile(r"(?<!\w)([A-Z])\+\+(?!\w)"), lambda m: m[1].lower() + " plus plus"),
-    (re.compile(r"(?<!\w)([A-F])([+-])(?![\w+-])"), lambda m: f"{spell(m[1])} {'plus' if m[2] == '+' else 'minus'}"),
+    (re.compile(r"(?<!\w)(AB|[A-FO])([+-])(?![\w+-])"), lambda m: f"{spell(m[1])} {'plus' if m[2] == '+' else 'minus'}"),
     (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
     (re.compile(r"\bper ([A-Za-zµ]{1,5})\b"), lambda m: f"per {tables.UNITS[m[1]][0]}" if m[1] in tables.UNITS else m[0]),
+    (re.compile(r"(?<=°)\s?([NSEW])\b"), lambda m: f" {_WINDS[m[1]]}"),
+    (re.compile(rf"\b({_DAY_OR_MONTH})\.?\s?[-–]\s?({_DAY_OR_MONTH})\b"), lambda m: f"{_name(m[1])} to {_name(m[2])}"),
+    (re.compile(r"(?<=\d)–(?=[A-Za-z])|(?<=[a-z])–(?=[A-Z\d])"), " to "),
     (re.compile(r"401\(k\)"), "four oh one k"),
     (re.compile(rf"\b([NSEW])\.? (?={STREET.strip()})"), lambda m: _WINDS[m[1]] + " "),
 )
@@ -88,6 +104,7 @@ def _plain_characters(text: str) -> str:
     characters = dict.fromkeys(left_out, " ") | _SIGNS | _ROMAN
     characters |= {c: f" {unicodedata.digit(c)} " for c in text if 0x2460 <= ord(c) <= 0x24FF and unicodedata.digit(c, 0)}
     text = re.sub("(?<=[0-9])(?=[¼-¾⅐-⅞])", " ", text.translate(str.maketrans(characters)).translate(_CHARACTERS))
+    text = _RAISED.sub(lambda raised: "^" + unicodedata.normalize("NFKD", raised[0]).replace("−", "-"), text)
     decomposed = unicodedata.normalize("NFKD", text).translate(_CHARACTERS)
     text = "".join(c for c in decomposed if unicodedata.category(c) not in {"Mn", "Me", "Cf"})  # no accents
     text = re.sub("(?<=[0-9])( ?)μ(?=[A-Za-zΩ])", r"\1µ", text)  # the micro of a unit; alone it is the letter

@@ -124,7 +124,7 @@ def _version(m: re.Match) -> str:
 
 
 def _date(year: str, month: int, day: int) -> str:
-    said = pairs(year) if len(year) == 4 else two_digits(year)
+    said = pairs(year) if len(year) == 4 else two_digits(year) if year else ""
     return f"{tables.MONTHS[month - 1]} {ordinal(str(day))} {said}"
 
 
@@ -143,8 +143,9 @@ def two_digits(digits: str) -> str:
 
 
 def _month_day(m: re.Match) -> str:
-    year = f"{m[3] or ''} {pairs(m[4])}" if m[4] else ""
-    return f"{tables.MONTH_NAMES[m[1].lower()]} {ordinal(m[2])} {year}"
+    year = f"{m[4] or ''} {pairs(m[5])}" if m[5] else ""
+    until = f"to {ordinal(m[3])} " if m[3] else ""
+    return f"{tables.MONTH_NAMES[m[1].lower()]} {ordinal(m[2])} {until}{year}"
 
 
 def _day_month(m: re.Match) -> str:
@@ -152,7 +153,7 @@ def _day_month(m: re.Match) -> str:
     return f"{article}{ordinal(m[1])} of {tables.MONTH_NAMES[m[2].lower()]} {pairs(m[3]) if m[3] else ''}"
 
 
-def _half_day(letter: str, dotted: str, rest: str) -> str:
+def _half_day(letter: str, dotted: str | None, rest: str) -> str:
     """a. m. or p. m.; where its full stop also ends the sentence, that stays."""
     word = re.match(r"\s*([A-Z]\w*)", rest)
     ends = not rest.strip() or word and not word[1].isupper() and word[1].lower()[:3] not in {
@@ -240,6 +241,7 @@ def _decade(m: re.Match) -> str:
     return " ".join([*rest, last[:-1] + "ies" if last.endswith("y") else last + ("es" if last.endswith("x") else "s")])
 
 
+_ENDS = re.compile(r"\s*(?:$|[,.;:)?!])")
 _NEXT_UNIT = re.compile(r"\s(?:pause|break|delay|wait|timeout|clip|video|window|limit|interval|timer|gap|rest)\b")
 
 
@@ -263,7 +265,8 @@ def _fraction(m: re.Match) -> str:
 def _quantity(m: re.Match) -> str:
     """A number and its unit: one or many, square or cubic, per something."""
     amount, gap, unit, power, per, dot = m.groups()
-    if gap == " " and unit not in tables.AFTER_SPACE or not gap and unit == "K":
+    ambiguous = gap == " " and unit not in tables.AFTER_SPACE
+    if ambiguous and (unit == "in" or not _ENDS.match(m.string[m.end() : m.end() + 3])) or not gap and unit == "K":
         return m[0]
     singular, plural = tables.UNITS[unit]
     words = singular if _one(amount) or gap == "-" or _is_adjective(m) else plural
@@ -294,7 +297,7 @@ def _zip(m: re.Match) -> str:
 
 STREET = r"(?:(?:[NSEW]\.? )?(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th)) (?:[A-Z][a-z]+ )?(?:St|Street|Ave|Avenue|Rd|Road|Dr" \
           r"|Drive|Blvd|Boulevard|Lane|Ln|Court|Ct|Way|Place|Pl|Square|Sq)\b)"  # fmt: skip
-_PLACE = r"(?:[Aa]pt|[Aa]partment|[Ss]uite|Room|Unit|Suite|Gate|Seat|Flat|Ste|Block|Floor|Exhibit|Section|Table|Figure|Fig|Class)"
+_PLACE = r"(?i:apt|apartment|Room|Unit|Suite|Gate|Seat|Flat|Ste|Block|Floor|Exhibit|Section|Table|Figure|Fig|Class)"
 _CALL = r"\b((?:[Cc]all|[Dd]ial|[Rr]ing|[Pp]hone|[Tt]ext|[Ff]ax|[Tt]el)(?:ed|s|ing|ling|led|ephone)?:?\.? )"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(tables.UNITS, key=len, reverse=True))
 _PER = "|".join(sorted(tables.PER, key=len, reverse=True))
@@ -314,12 +317,14 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+),(\d\d?)(?!\d)", lambda m: f"{m[1].replace('.', ',')}.{m[2]}"),
         (r"(?<![\w.,-])(\d+),(\d\d?)(?![\d-]|[.,]\d)", r"\1.\2"),
         (r"(?<=\d) / (?=\d)", lambda m: "divided by"),
+        (rf"(?<=[\d)])\^(-?{NUMBER})", _power),
         # addresses and codes
-        (r"\b[Vv](?=\d+(?:\.\d+)*\b)", lambda m: "version"),
-        (r"(?<![\w-])\d{5}-\d{4}(?![\w-])", lambda m: each(m[0])),
+        (r"\b(?:v(?=\d+(?:\.\d+)*\b)|V(?=\d+\.\d))", lambda m: "version"),
         (rf"(?<![\w.])(\d{{3,4}})([A-D]?)(?= {STREET})", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
         (rf"\b({_PLACE}) (\d+)([A-Z])\b", lambda m: f"{m[1]} {cardinal(m[2])} {spell(m[3])}"),
         (r"\b([A-Z]{2}),? (\d{5}(?:-\d{4})?)(?![\w,.]?\d)", _zip),
+        (r"(?<![\w-])\d{5}-\d{4}(?![\w-])", lambda m: each(m[0])),
+        (r"(?<![\w-])1-(8)(?:00|88|77|66|55|44|33)(?![\d.]|-\d)", lambda m: f"one {pairs(m[0][2:])}"),
         (r"\b([Zz]ip(?: code)?|ZIP(?: code)?|PIN(?: code)?|[Pp]ass(?:code|word)|[Cc]ode|[Pp]in) (\d{4,6})\b",
             lambda m: f"{m[1]} {each(m[2])}"),
         # telephone numbers
@@ -335,7 +340,10 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w/-])(\d\d?)/(\d\d?)/(\d{4}|\d\d)(?![\w/])", _numeric_date),
         (r"(?<![\w.])(\d\d?)\.(\d\d?)\.(\d{4})(?!\w)", _numeric_date),
         (r"(?<![\w/-])(\d\d?)-(\d\d?)-(\d{4})(?![\w/-])", _numeric_date),
-        (rf"\b({_MONTH})\.? (\d\d?)(?:st|nd|rd|th)?(?:(,)? (\d{{4}}))?(?![\w%:]|[.,]\d|-\d{{3}}| ?[ap]\.?m\b)",
+        (r"(?<![\w/-])(0\d|\d\d(?=/0))/(\d\d)()(?![\w/])", _numeric_date),
+        (r"(?<![\w/])((?:19|20)\d\d)/(\d\d)(?![\w/])", lambda m: f"{pairs(m[1])} {two_digits(m[2])}"),
+        (rf"\b({_MONTH})\.? (\d\d?)(?:st|nd|rd|th)?(?:\s?[-–]\s?(\d\d?))?(?:(,)? (\d{{4}}))?"
+            r"(?![\w%:]|[.,]\d|-\d| ?[ap]\.?m\b)",
             _month_day),
         (rf"(?<![\w.])(\d\d?) ({_MONTH})\b\.?(?:,? (\d{{4}}))?", _day_month),
         (r"(?<![\w'])'(\d\d)(?![\w'])", lambda m: two_digits(m[1])),
@@ -348,9 +356,10 @@ RULES: tuple[Rule, ...] = tuple(
         (r"[~∼]\s?(?=[$£€¥₹]?\.?\d)", lambda m: "about"),
         (r"(?<![\w.)%°^])-(?=[$£€¥₹]?\.?\d)", lambda m: "minus"),
         # times and ratios
-        (r"(?<![\w:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?:\s?([AaPp])(\.?)[Mm]\b\.?)?(?![\d:])", _time),
-        (r"(?<![\w:.])(\d+):(\d+)(?![\d:])", lambda m: f"{cardinal(m[1])} to {cardinal(m[2])}"),
-        (r"(?<![\w.,])(\d\d?)\s?([AaPp])(\.?)[Mm]\b\.?", _hour),
+        (r"(?<![\w.])(\d\d?)h ?(\d\d?)(?:m|min)?\b", lambda m: f"{m[1]} h {m[2]} min"),
+        (r"(?<![\w:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?:\s?([AaPp])(?:(\.)[Mm]\b\.?|[Mm]\b))?(?![\d:])", _time),
+        (r"(?<![\w:.])(\d{1,3}):(\d{1,3})(?![\d:])", lambda m: f"{cardinal(m[1])} to {cardinal(m[2])}"),
+        (r"(?<![\w.,])(\d\d?)\s?([AaPp])(?:(\.)[Mm]\b\.?|[Mm]\b)", _hour),
         # versions, and what is near or below zero
         (r"(?<![\w.])(\d+(?:\.\d+){2,})(?![\w.]?\d)", _version),
         # money
@@ -361,11 +370,12 @@ RULES: tuple[Rule, ...] = tuple(
         (rf"(?<![\w.])({NUMBER})\s?(?:¢|c(?= each| per))", lambda m: f"{number(m[1])} cent{'' if _one(m[1]) else 's'}"),
         # sizes, fractions, powers
         (rf"(?<![\w.])({NUMBER})'\s?(\d\d?)(?:\"|'')?(?!\w)", lambda m: f"{number(m[1])} foot {cardinal(m[2])}"),
-        (rf"(?<![\w.])({NUMBER})\"(?!\w)", _inches),
+        (rf"(?<![\w./])({NUMBER})\"(?!\w)", _inches),
         (rf"(?<![\w.])({NUMBER})[-\s]in\.(?=\s[a-z])", lambda m: f"{number(m[1])} inch{'' if _one(m[1]) else 'es'}"),
         (rf"(?<![\w.])({NUMBER})[x×](?={NUMBER})", lambda m: f"{pairs(m[1]) if len(m[1]) in (3, 4) and m[1].isdigit() else number(m[1])} by "),
+        (rf"(?:(?<=[cmk]m)|(?<=\dm)|(?<= m)|(?<=ft)|(?<=['\"])) ?[x×] ?(?={NUMBER})", lambda m: "by"),
         (rf"(?<=\d) x (?={NUMBER})", lambda m: " times "),
-        (rf"(?<![\w.])({NUMBER})x\b", lambda m: f"{number(m[1])} times"),
+        (rf"(?<![\w.])({NUMBER})x\b(?!\s?[-+=*/^])", lambda m: f"{number(m[1])} times"),
         (r"(?<![\w./])(?:(\d+)[ -])?(\d+)/(\d+)(?![\w/]|\.\d)", _fraction),
         (r"(?<=[\d)])\s?\*\s?(?=[\d(])", lambda m: " times "),
         (r"(?<![\w.])(144|240|360|480|540|720|1080|1440|2160|4320)([pi])\b", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
@@ -384,7 +394,7 @@ RULES: tuple[Rule, ...] = tuple(
         # what is left
         (rf"\^(-?(?:{NUMBER}|[a-z]\b))", _power),
         (rf"#(?=\d)", lambda m: "number "),
-        (rf"(?<![\w.]){NUMBER}(?!\w)", _bare),
+        (rf"(?<![\w.]){NUMBER}(?!\w|\.\d)", _bare),
     )
 )  # fmt: skip
 

@@ -7,7 +7,13 @@ from ms_core.english.numbers import cardinal, ordinal, pairs
 
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _CANONICAL = re.compile(r"M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")
-_AFTER_WORD = re.compile(r"(?:\b([A-Z][\w'.]*) )?\b([A-Za-z][\w']*)[ -]([IVXLCDM]+|[ivx]{2,})(?![\w'&/]|\.\w)")
+_AFTER_WORD = re.compile(r"(?:\b([A-Z][\w'.]*) )?\b([A-Za-z][\w']*)[ -]([IVXLCDM]+|[ivx]{2,})(?![\w&/]|'(?!s\b)|\.\w)")
+_LIST = re.compile(
+    rf"\b({'|'.join(name.capitalize() for name in sorted(tables.NUMBERED))})(s? )([IVXLC]+)"
+    r"((?:,? (?:and|or|to|through) |, |[-–]))([IVXLC]+)\b"
+)
+_CENTURY = re.compile(r"\b([IVXL]{2,})(?:th|st|nd|rd)? (?=centur(?:y|ies)\b|dynast(?:y|ies)\b)", re.I)
+_HEADING = re.compile(r"(?:^|(?<=\. ))([IVX]{2,})(?=\. [A-Z])")
 _YEAR = re.compile(r"\bM[CDLXVIM]{3,}\b")
 _RULES = re.compile(r"(?:,|\.| of| was| died| ruled| reigned| became| and| had)(?!\w)")
 _CROWNS = frozenset("king queen pope emperor empress tsar czar kaiser prince saint duke".split())
@@ -42,7 +48,16 @@ def _read(m: re.Match) -> str:
     return start + cardinal(str(value))
 
 
+def _read_list(m: re.Match) -> str:
+    first, last = _value(m[3]), _value(m[5])
+    link = " to " if m[4] in "-–" else m[4]
+    return f"{m[1]}{m[2]}{cardinal(str(first))}{link}{cardinal(str(last))}" if first and last else m[0]
+
+
 def read_roman(text: str) -> str:
     """The text with its Roman numerals in words."""
+    text = _LIST.sub(_read_list, text)
+    for pattern, say in ((_CENTURY, ordinal), (_HEADING, cardinal)):
+        text = pattern.sub(lambda m, say=say: f"{say(str(_value(m[1].upper())))} " if _value(m[1].upper()) else m[0], text)
     text = _AFTER_WORD.sub(_read, text)
     return _YEAR.sub(lambda m: pairs(str(_value(m[0]))) if _value(m[0]) else m[0], text)

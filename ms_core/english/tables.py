@@ -26,7 +26,6 @@ CHARACTERS = {
     "ð": "th", "Ð": "Th", "þ": "th", "Þ": "Th", "ı": "i", "’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"',
     "”": '"', "„": '"', "«": '"', "»": '"', "‐": "-", "‑": "-", "⁄": "/", "\u00ad": "", "\u200b": "", "′": "'",
     "″": '"', "\u202f": "\u00a0", "\u2009": "\u00a0", "•": " , ", "·": " ", "・": " ", "…": ". ",
-    "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9", "⁻": "^-",
 }  # fmt: skip
 """Written otherwise before anything is read."""
 SIGNS = {
@@ -78,7 +77,7 @@ _BASES = {
     "l": ("liter liters", "mcdµh"), "L": ("liter liters", "mcdµh"), "Hz": ("hertz hertz", "kMGT"),
     "V": ("volt volts", "kmMµ"), "W": ("watt watts", "kmMGTµ"), "A": ("amp amps", "mµk"), "J": ("joule joules", "kMG"),
     "N": ("newton newtons", "kM"), "Pa": ("pascal pascals", "khMG"), "B": ("byte bytes", "kKMGTP"),
-    "b": ("bit bits", "kKMGT"), "bps": ("bit_per_second bits_per_second", "kKMGT"), "ohm": ("ohm ohms", "kMm"),
+    "b": ("bit bits", "kKMGT"), "Bps": ("byte_per_second bytes_per_second", "kKMGT"), "bps": ("bit_per_second bits_per_second", "kKMGT"), "ohm": ("ohm ohms", "kMm"),
     "Wh": ("watt_hour watt_hours", "kMGT"), "Ah": ("amp_hour amp_hours", "mk"), "cal": ("calorie calories", "k"),
     "F": ("farad farads", "µnpm"), "mol": ("mole moles", "mµk"), "eV": ("electron_volt electron_volts", "kMGT"),
     "Bq": ("becquerel becquerels", "kMG"), "Sv": ("sievert sieverts", "mµ"), "H": ("henry henries", "mµ"),
@@ -99,7 +98,7 @@ sec=second seconds, secs=second seconds, yr=year years, yrs=year years, wk=week 
 mo=month months, mos=month months, MiB=mebibyte mebibytes, GiB=gibibyte gibibytes, KiB=kibibyte kibibytes,
 sq ft=square_foot square_feet, sq m=square_meter square_meters, sq mi=square_mile square_miles,
 sq km=square_kilometer square_kilometers, sq in=square_inch square_inches, cu ft=cubic_foot cubic_feet,
-cc=c.c. c.c.'s, lm=lumen lumens, lx=lux lux, cd=candela candelas, rad=radian radians, FPS=frame_per_second
+cc=c.c. c.c.'s, in=inch inches, lm=lumen lumens, lx=lux lux, cd=candela candelas, rad=radian radians, FPS=frame_per_second
 frames_per_second, wpm=word_per_minute words_per_minute
 """
 
@@ -123,7 +122,7 @@ def _units() -> dict[str, tuple[str, str]]:
 
 
 UNITS = _units()
-AFTER_SPACE = frozenset(u for u in UNITS if u not in {"A", "C", "F", "N", "J", "MO", "Mo", "Cd", "CD", "Min", "MS", "PT"})
+AFTER_SPACE = frozenset(u for u in UNITS if u not in {"A", "C", "F", "N", "J", "in", "In", "IN", "MO", "Mo", "Cd", "CD", "Min", "MS", "PT"})
 """Units that are read after a number and a space; the others only directly after it."""
 DOTTED_UNITS = frozenset("ft hr hrs min mins sec secs lb lbs oz yr yrs mi tbsp tsp gal yd yds sq".split())
 PER = {"hr": "hour", "h": "hour", "hour": "hour", "day": "day", "d": "day", "wk": "week", "week": "week", "mo": "month",
@@ -172,11 +171,10 @@ BEFORE_NUMBER = frozenset("p pp pg pgs vol fig figs ch sec ext eq eqs ref refs a
 TITLES = frozenset({"dr", "prof", "jr", "sr", "vs", "mr", "mrs"})
 """Read so without their full stop too, as in "Dr Smith"."""
 WRITTEN_SHORT = {
-    "w/o": "without", "w/": "with", "b/c": "because", "s/he": "she or he", "he/she": "he or she",
-    "she/he": "she or he", "him/her": "him or her", "his/her": "his or her", "his/hers": "his or hers",
-    "her/him": "her or him", "himself/herself": "himself or herself", "yes/no": "yes or no", "n/a": "not applicable",
-    "c/o": "care of", "sq": "square",
+    "w/o": "without", "w/": "with", "b/c": "because", "s/he": "she or he", "n/a": "not applicable", "c/o": "care of",
 }  # fmt: skip
+EITHER = frozenset("he she they him her them his hers their theirs himself herself themselves yes no true false".split())
+"""Between these a slash is "or"."""
 STARTERS = frozenset(
     "he she it they we i you the this that these those there here but and so then now his her their my our your its "
     "what when where who why how if some many most all after before today yesterday tomorrow no yes please in on at for "
@@ -187,7 +185,7 @@ STARTERS = frozenset(
 SPELLED = frozenset(
     "id ids it la ct us uk eu un ai pc pcs tv tvs dj mp ok pa pr hr er od ad bc ac dc md ms ba ma vp pm am ip os ui "
     "io led api sat who mit eta diy tba rip ira sos fda fbi cia usa ups usb url gps gpa irs epa hiv dna rna cpu gpu "
-    "ceo cfo cto nba nfl mlb nhl faq ipa abs gmo pto rv ev vr ar ml sms asap bbc cnn nbc abc cbs mri icu iq ngo ufo "
+    "ceo cfo cto nba nfl mlb nhl faq ipa abs gmo pto rv ev vr ar ml sms bsc msc phd asap bbc cnn nbc abc cbs mri icu iq ngo ufo "
     "est pst cst mst edt pdt gmt utc bst cet jfk lax gdp atm pdf dvd cd cds xml html sql css sdk ide ssd hdd".split()
 )
 """In capitals these are letters, whatever the dictionary has."""

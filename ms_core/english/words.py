@@ -95,17 +95,23 @@ def _token(body: str, tail: str, previous: str, following: str, shout: bool, fir
         return [*written.split(), *_pause(tail)]
     name_follows = following[:1].isupper() and not shout
     if tail.startswith(".") and (words := _abbreviation(body, previous, following, name_follows, first)):
-        if key in tables.MAY_END or key in tables.STREETS and words[0] not in {"saint", "doctor"}:
+        if tail[1:2] in tuple(",;:"):
+            ends = False
+        elif key in tables.MAY_END or key in tables.STREETS and words[0] not in {"saint", "doctor"}:
             ends = name_follows and not _is_label(following)
         else:
             ends = name_follows and "." in body and following.rstrip(",.;:!?").lower() in tables.STARTERS
         return [*words, *_pause(tail if ends or not following else tail[1:])]
+    if key in tables.STREETS and body[0].isupper() and not shout and previous[:1].isupper() and not name_follows:
+        return [*_abbreviation(body, previous, following, False, first), *_pause(tail)]
     if body == "A" and not shout and _is_letter(previous, following, tail):
         return ["a.", *_pause(tail)]
     trailing = "'" if tail.startswith("'") else ""
     if "." in key and key in tables.ABBREVIATIONS:  # "Ph.D" without its last full stop
         return [*tables.ABBREVIATIONS[key].split(), *_pause(tail)]
     parts = re.split(r"[-/]", body)
+    if "/" in body and all(part in tables.EITHER for part in key.split("/")):
+        return [*key.replace("/", " or ").split(), *_pause(tail)]
     return [w for part in parts for w in _part(part, trailing, shout, len(parts))] + _pause(tail)
 
 
@@ -130,7 +136,8 @@ def _abbreviation(body: str, previous: str, following: str, name_follows: bool, 
         return [letter + "." for letter in key.replace(".", "")]
     if len(key) == 1 and key.isalpha() and body.isupper() :
         return [key + "."] if name_follows else []
-    after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows)
+    starts = following.rstrip(",.;:!?").lower() in tables.STARTERS
+    after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows or starts)
     if key in ("st", "dr") and (after_name or key == "st" and not name_follows):
         return ["street" if key == "st" else "drive"]
     if (
@@ -153,6 +160,8 @@ def _pause(punctuation: str) -> list[str]:
 
 def _part(part: str, trailing: str, shout: bool, parts: int) -> list[str]:
     """Words of what stands between hyphens or slashes."""
+    if parts > 1 and len(part) == 1 and part.isupper():
+        return [part.lower() + "."]
     if re.fullmatch(r"[A-Za-z']*", part):
         return _word(part, trailing, shout)
     if _SPELLED_LETTER.fullmatch(part):
@@ -163,6 +172,8 @@ def _part(part: str, trailing: str, shout: bool, parts: int) -> list[str]:
     for piece in _PIECE.findall(part.replace(SPELL, "")):
         if piece.isdigit():
             out += cardinal(piece).split()
+        elif piece == "s" and out:
+            out[-1] += "'s"  # "MP3s"
         elif piece.isalpha() and (len(piece) <= 2 or piece.isupper()) and len(part) > len(piece):
             out += [letter + "." for letter in piece.lower()]  # "B2B", "mp3"
         elif piece[0].isalpha() or len(piece) > 1:
@@ -182,7 +193,7 @@ def _words_of(word: str, trailing: str, shout: bool) -> tuple[str, ...]:
         return (tables.ABBREVIATIONS[plain],)
     stem, _, suffix = word.strip("'").partition("'")
     if suffix in ("", "s", "S"):
-        plural = re.fullmatch(r"([A-Z]{2,})s", stem) if not suffix else None
+        plural = re.fullmatch(r"([A-Z]{2,}|[A-Z][a-z][A-Z])s", stem) if not suffix else None
         letters = _letters(plural[1] if plural else stem, shout)
         if plural and not letters and plural[1].lower() not in tables.ACRONYM_WORDS:
             letters = [letter + "." for letter in plural[1].lower()]
@@ -214,8 +225,10 @@ def _word(word: str, trailing: str, shout: bool) -> list[str]:
 def _letters(stem: str, shout: bool) -> list[str]:
     """The letters of an acronym; empty for a word."""
     lower, known = stem.lower(), dictionary()
-    if len(stem) < 2 or (not stem.isupper() and not is_spelled(lower)):
+    if len(stem) < 2 or not stem.isupper() and not is_spelled(lower) and lower not in tables.SPELLED:
         return []
+    if sum(c.isupper() for c in stem) > 1 and not stem.isupper() and lower in tables.SPELLED:  # "BSc"
+        return [letter + "." for letter in lower]
     if stem.isupper() and not shout and (lower in tables.SPELLED or len(stem) == 2):
         as_word = lower in tables.SAID_AS_WORDS and lower not in tables.SPELLED
         return [] if as_word else [letter + "." for letter in lower]
