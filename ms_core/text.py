@@ -25,9 +25,27 @@ from ms_core.phones import (
 )
 
 __all__ = [
-    *("BOUNDARIES", "BOUNDARY", "CONSONANTS", "FIRST_PHONES", "LANGUAGES", "LONG_PAUSE", "MAX_CHARACTERS"),
-    *("MAX_LETTERS", "MAX_WORDS", "PAD", "PHONES", "SHORT_PAUSE", "VOWELS", "TextError", "TextWarning", "chunks"),
-    *("normalise", "phone_ids", "phonemise", "phones_of", "pronunciations"),
+    "BOUNDARIES",
+    "BOUNDARY",
+    "CONSONANTS",
+    "FIRST_PHONES",
+    "LANGUAGES",
+    "LONG_PAUSE",
+    "MAX_CHARACTERS",
+    "MAX_LETTERS",
+    "MAX_WORDS",
+    "PAD",
+    "PHONES",
+    "SHORT_PAUSE",
+    "VOWELS",
+    "TextError",
+    "TextWarning",
+    "chunks",
+    "normalise",
+    "phone_ids",
+    "phonemise",
+    "phones_of",
+    "pronunciations",
 ]
 
 LANGUAGES = {"en": "ms_core.english"}

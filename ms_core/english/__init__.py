@@ -24,7 +24,9 @@ _KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+")
 _UNREAD = frozenset("*^~|\\_`")
 """Signs that are left where no rule has read them."""
-_GREEK = re.compile(f"(?<![{''.join(tables.GREEK)}])[{''.join(tables.GREEK)}](?![{''.join(tables.GREEK)}])")
+_LETTERS = "".join(tables.GREEK)
+_GREEK = re.compile(f"(?<![{_LETTERS}])[{_LETTERS}](?![{_LETTERS}]{{2}})|(?<=[{_LETTERS}])[{_LETTERS}](?![{_LETTERS}])")
+"""Greek letters that stand for themselves; three together are a word."""
 
 _BEFORE_READING = tuple(
     (re.compile(pattern, flags), replacement)
@@ -36,6 +38,7 @@ _BEFORE_READING = tuple(
     )
 )
 _COMPARED = {"<": "less than or equal to", ">": "greater than or equal to", "=": "equals", "!": "not equal to"}
+_GRADE = {"+": " plus", "-": " minus"}
 _WINDS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 _BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
 _DAY_OR_MONTH = "|".join(name.capitalize() for name in tables.DAYS | tables.MONTH_NAMES)
@@ -50,14 +53,22 @@ _BEFORE_NUMBERS = (
     (re.compile(r"<=>|<->|[-=]{1,2}>"), " to "),
     (re.compile(r"([<>=!])="), lambda m: f" {_COMPARED[m[1]]} "),
     (re.compile(r"(?<!\w)a(?=\s?[\^=])"), spell("a")),
-    (re.compile(rf"\b({_BEFORE_NUMBER})(?:\.\s?|\s)(?=\d|[IVXLC]+\b)", re.I), lambda m: tables.ABBREVIATIONS[m[1].lower()] + " "),
+    (
+        re.compile(rf"\b({_BEFORE_NUMBER})(?:\.\s?|\s)(?=\d|[IVXLC]+\b)", re.I),
+        lambda m: tables.ABBREVIATIONS[m[1].lower()] + " ",
+    ),
+    (re.compile(r"(\d(?:st|nd|rd|th)) (St|Dr)\b(?:\.(?=,|\s[a-z]))?"), lambda m: f"{m[1]} {'Street' if m[2] == 'St' else 'Drive'}"),
+    (re.compile(r"\bPh\.D\.?(?='?s\b)"), "PhD"),
+    (re.compile(r"([$£€¥₹])\s?-(?=\d)"), r"-\1"),
+    (re.compile(r"\b0x([0-9A-Fa-f]+)\b"), lambda m: " ".join(["zero x", *m[1]])),
+    (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)\b"), r"\1 times 10^\2"),
     (re.compile(r"\b(?:No|Nos)\.\s?(?=\d)|(?<!is )(?<!was )(?<!say )(?<!said )(?<!says )\bnos?\.\s?(?=\d)"), "number "),
     (re.compile(r"\b([A-Z]{1,3})&([A-Z]{1,2})\b"), lambda m: f"{spell(m[1])} and {spell(m[2])}"),
     (re.compile(r"(?<!\w)([CF])#(?!\w)"), lambda m: m[1].lower() + " sharp"),
     (re.compile(r"(?<!\w)([A-Z])\+\+(?!\w)"), lambda m: m[1].lower() + " plus plus"),
-    (re.compile(r"(?<!\w)(AB|[A-FO])([+-])(?![\w+-])"), lambda m: f"{spell(m[1])} {'plus' if m[2] == '+' else 'minus'}"),
+    (re.compile(r"(?<!\w)(AB|[A-FO])([+-])(?![\w+-])"), lambda m: spell(m[1]) + _GRADE[m[2]]),
     (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
-    (re.compile(r"\bper ([A-Za-zµ]{1,5})\b"), lambda m: f"per {tables.UNITS[m[1]][0]}" if m[1] in tables.UNITS else m[0]),
+    (re.compile(r"\bper ([A-Za-zµ]{1,5})\b"), lambda m: f"per {tables.UNITS.get(m[1], (m[1],))[0]}"),
     (re.compile(r"(?<=°)\s?([NSEW])\b"), lambda m: f" {_WINDS[m[1]]}"),
     (re.compile(rf"\b({_DAY_OR_MONTH})\.?\s?[-–]\s?({_DAY_OR_MONTH})\b"), lambda m: f"{_name(m[1])} to {_name(m[2])}"),
     (re.compile(r"(?<=\d)–(?=[A-Za-z])|(?<=[a-z])–(?=[A-Z\d])"), " to "),
@@ -68,7 +79,7 @@ _AFTER_NUMBERS = (
     (re.compile(r"—|–|―|-{2,}|(?<=\s)-(?=\s)"), " , "),
     (re.compile(r"([A-Za-z]{2})\.(?=[A-Z][a-z])"), r"\1. "),  # a missing space: hello.World
     (re.compile(r"([A-Za-z])([,;:?!])(?=[A-Za-z])"), r"\1\2 "),
-    (re.compile(r"(?<=[a-z])_(?=[a-z])"), " "),
+    (re.compile(r"(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])"), " "),
     (re.compile("([" + re.escape("".join(set(tables.ASCII_SIGNS) - set("@#&"))) + "])"), r" \1 "),
 )
 
@@ -99,10 +110,11 @@ def read(plain: str) -> list[str]:
 
 
 def _plain_characters(text: str) -> str:
-    left_out = [c for c in text if unicodedata.category(c) in {"So", "Sk"} and c not in "°`´^"]
+    left_out = [c for c in text if unicodedata.category(c) in {"So", "Sk"} and c not in {*tables.CHARACTERS, *"°^"}]
     _warn_of(left_out)
     characters = dict.fromkeys(left_out, " ") | _SIGNS | _ROMAN
-    characters |= {c: f" {unicodedata.digit(c)} " for c in text if 0x2460 <= ord(c) <= 0x24FF and unicodedata.digit(c, 0)}
+    circled = [c for c in text if 0x2460 <= ord(c) <= 0x24FF and unicodedata.numeric(c, 0)]
+    characters |= {c: f" {unicodedata.numeric(c):.0f} " for c in circled}
     text = re.sub("(?<=[0-9])(?=[¼-¾⅐-⅞])", " ", text.translate(str.maketrans(characters)).translate(_CHARACTERS))
     text = _RAISED.sub(lambda raised: "^" + unicodedata.normalize("NFKD", raised[0]).replace("−", "-"), text)
     decomposed = unicodedata.normalize("NFKD", text).translate(_CHARACTERS)

@@ -12,8 +12,9 @@ _TAG = re.compile(
     re.DOTALL | re.I,
 )
 _UNSEEN = re.compile(r"<(script|style)\b[^<>]{0,200}>.{0,20000}?</\1>", re.DOTALL | re.I)
-_BLOCKS = frozenset("p div li ul ol tr td th table h1 h2 h3 h4 h5 h6 blockquote section article header title s".split())
+_BLOCKS = ("p", "div", "li", "ul", "ol", "tr", "td", "th", "table", "h1", "h2", "h3", "h4", "h5", "h6", "title", "s")
 _PAUSES = {"br": " , ", "break": " , ", "hr": " . "} | dict.fromkeys(_BLOCKS, " . ")
+_ALIAS = re.compile(r"""<sub\s+alias\s*=\s*(["'])([^"'<>]{1,200})\1\s*>[^<>]{0,200}</sub\s*>""", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]\w{1,30});", re.I)
 
 _MARKDOWN = tuple(
@@ -25,7 +26,7 @@ _MARKDOWN = tuple(
         (r"^[ \t]{0,3}#{1,6}[ \t]+(\S[^\n]{0,500}?)[ \t]*#*[ \t]*$", r"\n\n\1\n\n"),
         (r"^[ \t]{0,12}[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?(?=[^\s\d])([^\n]{1,1000})$", r"\n\n\1\n\n"),
         (r"^[ \t]{0,3}>+[ \t]?(?=[A-Za-z\"'*_])", ""),
-        (r"^[ \t]*\|([^\n]{1,500})\|[ \t]*$", r"\n\n\1\n\n"),
+        (r"^[ \t]*\|([^\n]{1,500})\|[ \t]*$", lambda row: "\n\n" + row[1].replace("|", ",") + "\n\n"),
         (r"!?\[([^\[\]\n]{1,300})\]\((?:[^()\s]|\([^()\s]{0,100}\)){0,1000}(?:\s+\"[^\"\n]{0,200}\")?\)", r"\1"),
         (r"\[\^\w{1,20}\]", ""),
         (r"<(https?://[^\s<>]{1,200}|[\w.+-]{1,64}@[\w.-]{1,100})>", r"\1"),
@@ -33,7 +34,8 @@ _MARKDOWN = tuple(
         *[(r"(?<![\w*\\])(\*{1,3})(?=[^\s*])([^\n]{0,300}?[^\s*\\])\1(?![\w*])", r"\2")] * 2,
         *[(r"(?<![\w\\])(_{1,3})(?=[^\s_])([^\n]{0,300}?[^\s_\\])\1(?!\w)", r"\2")] * 2,
         (r"~~(?=\S)([^\n~]{1,300})~~", r"\1"),
-        (r"\\(?=[*_`#\[\]()~>+.!|-])", ""),
+        (r"(?<![\w=])==(?=[^\s=])([^\n=]{1,300})==(?![\w=])", r"\1"),
+        (r"\\$|\\(?=[*_`#\[\]()~<>&+.!|-])", ""),
     )
 )
 
@@ -47,7 +49,7 @@ def strip_markup(text: str) -> str:
         return _PAUSES.get(tag[0].strip("</>").split()[0].lower(), "") if tag[0].strip("</> ") else ""
 
     if "<" in text:
-        text = _TAG.sub(pause, _UNSEEN.sub(pause, text))
+        text = _TAG.sub(pause, _UNSEEN.sub(pause, _ALIAS.sub(r"\2", text)))
     if left_out:
         named = list(left_out)
         more = f" and {len(named) - 8} more" if len(named) > 8 else ""

@@ -90,12 +90,12 @@ def _bare(m: re.Match) -> str:
     if not re.fullmatch(r"1\d{3}|20\d\d", text) or text in {"1000", "2000"}:
         return number(text)
     counted = re.match(r"\s(people|men|women|children|[a-z]{3,}[^s\W]s)\b", m.string[m.end() : m.end() + 30])
-    is_year = _before(m) in {"in", "since", "by", "of", "until", "from", "the", "before", "after", "during", "and", "to"}
+    is_year = _before(m) in _BEFORE_YEAR
     return cardinal(text) if counted and not is_year and text[:2] != "20" else pairs(text)
 
 
 def _thousands(m: re.Match) -> str:
-    return re.sub(r"[ .\u00a0']", ",", m[0])
+    return re.sub(r"[ .\u00a0'_]", ",", m[0])
 
 
 def _telephone(m: re.Match) -> str:
@@ -242,6 +242,7 @@ def _decade(m: re.Match) -> str:
 
 
 _ENDS = re.compile(r"\s*(?:$|[,.;:)?!])")
+_BEFORE_YEAR = frozenset({"in", "since", "by", "of", "until", "from", "the", "before", "after", "during", "and", "to"})
 _NEXT_UNIT = re.compile(r"\s(?:pause|break|delay|wait|timeout|clip|video|window|limit|interval|timer|gap|rest)\b")
 
 
@@ -312,7 +313,7 @@ RULES: tuple[Rule, ...] = tuple(
     (re.compile(pattern), reading)
     for pattern, reading in (
         # how numbers are grouped
-        (r"(?<![\w.,:/+-])\d{1,3}(?:[ \u00a0]\d{3})+(?![\w,.-]?\d|[ ]\d)", _thousands),
+        (r"(?<![\w.,:/+-])\d{1,3}(?:(?:[ \u00a0]\d{3})+|(?:['_]\d{3})+)(?![\w,.'-]?\d|[ ]\d)", _thousands),
         (r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?![\w.]?\d)", _thousands),
         (r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+),(\d\d?)(?!\d)", lambda m: f"{m[1].replace('.', ',')}.{m[2]}"),
         (r"(?<![\w.,-])(\d+),(\d\d?)(?![\d-]|[.,]\d)", r"\1.\2"),
@@ -372,7 +373,8 @@ RULES: tuple[Rule, ...] = tuple(
         (rf"(?<![\w.])({NUMBER})'\s?(\d\d?)(?:\"|'')?(?!\w)", lambda m: f"{number(m[1])} foot {cardinal(m[2])}"),
         (rf"(?<![\w./])({NUMBER})\"(?!\w)", _inches),
         (rf"(?<![\w.])({NUMBER})[-\s]in\.(?=\s[a-z])", lambda m: f"{number(m[1])} inch{'' if _one(m[1]) else 'es'}"),
-        (rf"(?<![\w.])({NUMBER})[x×](?={NUMBER})", lambda m: f"{pairs(m[1]) if len(m[1]) in (3, 4) and m[1].isdigit() else number(m[1])} by "),
+        (r"(?<![\w.])(\d{3,4})[x×](?=\d)", lambda m: f"{pairs(m[1])} by"),
+        (rf"(?<![\w.])({NUMBER})[x×](?={NUMBER})", lambda m: f"{number(m[1])} by"),
         (rf"(?:(?<=[cmk]m)|(?<=\dm)|(?<= m)|(?<=ft)|(?<=['\"])) ?[x×] ?(?={NUMBER})", lambda m: "by"),
         (rf"(?<=\d) x (?={NUMBER})", lambda m: " times "),
         (rf"(?<![\w.])({NUMBER})x\b(?!\s?[-+=*/^])", lambda m: f"{number(m[1])} times"),
@@ -380,7 +382,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<=[\d)])\s?\*\s?(?=[\d(])", lambda m: " times "),
         (r"(?<![\w.])(144|240|360|480|540|720|1080|1440|2160|4320)([pi])\b", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
         (r"(?<![\w.])(\d+)p\b", lambda m: f"{cardinal(m[1])} {'penny' if _one(m[1]) else 'pence'}"),
-        (rf"(?<![\w.])([234567])G\b|(?<![\w.])([1-4])D\b|(?<![\w.])([248]|16)K\b(?! (?:followers|users|people|dollars))",
+        (r"(?<![\w.])(?:[2-7]G|[1-4]D|(?:[248]|16)K(?! (?:followers|users|people|dollars)))\b",
             lambda m: f"{cardinal(m[0][:-1])} {spell(m[0][-1])}"),
         (rf"(?<=\ba )({NUMBER})K\b", lambda m: f"{number(m[1])} {spell('k')}"),
         # decades, ordinals, units, scales
@@ -393,7 +395,7 @@ RULES: tuple[Rule, ...] = tuple(
             lambda m: f"{number(m[1])} {tables.SCALES[(m[2] or m[3]).lower()]}"),
         # what is left
         (rf"\^(-?(?:{NUMBER}|[a-z]\b))", _power),
-        (rf"#(?=\d)", lambda m: "number "),
+        (r"#(?=\d)", lambda m: "number "),
         (rf"(?<![\w.]){NUMBER}(?!\w|\.\d)", _bare),
     )
 )  # fmt: skip

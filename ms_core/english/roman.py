@@ -1,6 +1,7 @@
 """Roman numerals: which capitals are one, and whether it is said as a number or, after a ruler, as "the eighth"."""
 
 import re
+from collections.abc import Callable
 
 from ms_core.english import tables
 from ms_core.english.numbers import cardinal, ordinal, pairs
@@ -16,7 +17,7 @@ _CENTURY = re.compile(r"\b([IVXL]{2,})(?:th|st|nd|rd)? (?=centur(?:y|ies)\b|dyna
 _HEADING = re.compile(r"(?:^|(?<=\. ))([IVX]{2,})(?=\. [A-Z])")
 _YEAR = re.compile(r"\bM[CDLXVIM]{3,}\b")
 _RULES = re.compile(r"(?:,|\.| of| was| died| ruled| reigned| became| and| had)(?!\w)")
-_CROWNS = frozenset("king queen pope emperor empress tsar czar kaiser prince saint duke".split())
+_CROWNS = frozenset({"king", "queen", "pope", "emperor", "empress", "tsar", "czar", "kaiser", "prince", "duke"})
 
 
 def _value(numeral: str) -> int:
@@ -48,6 +49,11 @@ def _read(m: re.Match) -> str:
     return start + cardinal(str(value))
 
 
+def _alone(m: re.Match, reading: Callable[[str], str]) -> str:
+    value = _value(m[1].upper())
+    return f"{reading(str(value))} " if value else m[0]
+
+
 def _read_list(m: re.Match) -> str:
     first, last = _value(m[3]), _value(m[5])
     link = " to " if m[4] in "-–" else m[4]
@@ -57,7 +63,7 @@ def _read_list(m: re.Match) -> str:
 def read_roman(text: str) -> str:
     """The text with its Roman numerals in words."""
     text = _LIST.sub(_read_list, text)
-    for pattern, say in ((_CENTURY, ordinal), (_HEADING, cardinal)):
-        text = pattern.sub(lambda m, say=say: f"{say(str(_value(m[1].upper())))} " if _value(m[1].upper()) else m[0], text)
+    for pattern, reading in ((_CENTURY, ordinal), (_HEADING, cardinal)):
+        text = pattern.sub(lambda m, reading=reading: _alone(m, reading), text)
     text = _AFTER_WORD.sub(_read, text)
     return _YEAR.sub(lambda m: pairs(str(_value(m[0]))) if _value(m[0]) else m[0], text)

@@ -164,7 +164,7 @@ def _sayable(phones: Sequence[str]) -> bool:
     if len(runs) < 2:
         return False
     first, last = runs[0].split(), runs[-1].split()
-    return (len(first) < 2 or " ".join(first) in CLUSTERS) and len(last) < 5 and all(len(r.split()) < 6 for r in runs)
+    return (len(first) < 2 or "-".join(first) in CLUSTERS) and len(last) < 5 and all(len(r.split()) < 6 for r in runs)
 
 
 def _from_ipa(symbol: str) -> str | None:

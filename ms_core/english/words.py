@@ -11,7 +11,7 @@ from ms_core.phones import LONG_PAUSE, SHORT_PAUSE
 _TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]?")
 _SPELLED_LETTER = re.compile(rf"[a-z]{SPELL}(?:'s)?")
-_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z']+")
+_CAMEL = re.compile(r"[A-Z]{2,}(?=[a-z](?![a-z]))|[A-Z]+(?![a-z])|[A-Z]?[a-z']+")
 _PIECE = re.compile(r"\d+|[A-Za-z']+|[^\w\s]")
 _ACRONYM_LENGTH = 5  # a longer unknown word in capitals is emphasised rather than an acronym
 
@@ -102,8 +102,11 @@ def _token(body: str, tail: str, previous: str, following: str, shout: bool, fir
         else:
             ends = name_follows and "." in body and following.rstrip(",.;:!?").lower() in tables.STARTERS
         return [*words, *_pause(tail if ends or not following else tail[1:])]
-    if key in tables.STREETS and body[0].isupper() and not shout and previous[:1].isupper() and not name_follows:
-        return [*_abbreviation(body, previous, following, False, first), *_pause(tail)]
+    if key in tables.STREETS and body.istitle() and not tail.startswith("."):
+        if previous[:1].isupper() and (tail or not name_follows):
+            return [*_abbreviation(body, previous, "", False, first), *_pause(tail)]
+        if key == "st" and name_follows:
+            return ["saint"]
     if body == "A" and not shout and _is_letter(previous, following, tail):
         return ["a.", *_pause(tail)]
     trailing = "'" if tail.startswith("'") else ""
@@ -125,7 +128,7 @@ def _is_label(following: str) -> bool:
 def _is_letter(previous: str, following: str, tail: str) -> bool:
     """Whether a capital A within a sentence is the letter: "plan A", "from A to B"."""
     if not previous:
-        return bool(re.match(r"(?:to|or|and) [A-Z]\b", following + " ")) or not following
+        return bool(tail) or not following
     return previous.lower() in tables.LETTER_AFTER or bool(tail) or not following[:1].isupper()
 
 
@@ -137,6 +140,7 @@ def _abbreviation(body: str, previous: str, following: str, name_follows: bool, 
     if len(key) == 1 and key.isalpha() and body.isupper() :
         return [key + "."] if name_follows else []
     starts = following.rstrip(",.;:!?").lower() in tables.STARTERS
+    previous = previous.removesuffix("'s")
     after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows or starts)
     if key in ("st", "dr") and (after_name or key == "st" and not name_follows):
         return ["street" if key == "st" else "drive"]
@@ -243,6 +247,7 @@ def _camel(part: str, rest: list[str]) -> tuple[str, ...]:
     """A part of a name with capitals inside: "Chat", "GPT"."""
     if len(part) == 1:
         return (part.lower() + ".",) if rest or part.isupper() else (part,)
-    if part.isupper() and part.lower() not in tables.EXTRA_WORDS and (len(part) < 4 or part.lower() not in dictionary()):
+    is_word = part.lower() in tables.EXTRA_WORDS or len(part) > 3 and part.lower() in dictionary()
+    if part.isupper() and not is_word:
         return tuple(letter + "." for letter in part.lower())
     return (part.lower(),)
