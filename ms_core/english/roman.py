@@ -34,7 +34,7 @@ def _read(m: re.Match) -> str:
     if not value:
         return m[0]
     start = m[0][: len(m[0]) - len(numeral)]
-    if name in tables.NUMBERED and (len(numeral) > 1 or word[0].isupper()):
+    if name in tables.NUMBERED and (len(numeral) > 1 or word.istitle()):
         return start + cardinal(str(value))
     if not word[0].isupper() or numeral.islower() or value > 39:
         return m[0]

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import resources
 
-from ms_core.english.tables import CLUSTERS, EXTRA_WORDS, IPA
+from ms_core.english.tables import CODAS, EXTRA_WORDS, IPA, ONSETS
 from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS
 
 Phones = tuple[str, ...]
 
+NAME_LETTERS = 6
+"""So long a word is rather a foreign name than an acronym."""
 NEAR = 4
 """Words on either side of a heteronym that may tell its meaning."""
 
@@ -145,12 +147,23 @@ def _tagger():
     return PartOfSpeechTagger(find_lang_dir("en-us") / "pos" / "model.crf")
 
 
+def is_sayable(word: str) -> bool:
+    """Whether an unknown word can be said as one, and need not be spelled."""
+    return bool(_by_model(re.sub(r"[^a-z]", "", word)))
+
+
+def _by_model(letters: str) -> list[str]:
+    """The phones that gruut's model gives to letters; none where they cannot be said."""
+    ipa = _g2p()(letters) if re.search("[aeiouy]", letters) else []
+    phones = [_from_ipa(symbol) for symbol in ipa]
+    return phones if None not in phones and _sayable(phones, len(letters)) else []
+
+
 def _guess(word: str) -> Phones:
     """Pronunciation of an unknown word by gruut's grapheme-to-phoneme model; spelled where that cannot be said."""
     letters = re.sub(r"[^a-z]", "", word)
-    ipa = _g2p()(letters) if re.search("[aeiouy]", letters) else []
-    phones = [_from_ipa(symbol) for symbol in ipa]
-    if None in phones or not _sayable(phones):
+    phones = _by_model(letters)
+    if not phones:
         return tuple(p for letter in letters for p in dictionary()[letter + "."][0])
     if not any(p.endswith("1") for p in phones):  # a word said alone carries a primary stress
         first = next(i for i, p in enumerate(phones) if p[-1].isdigit())
@@ -158,13 +171,13 @@ def _guess(word: str) -> Phones:
     return tuple(phones)
 
 
-def _sayable(phones: Sequence[str]) -> bool:
-    """Whether a word has a vowel and begins with consonants that English words begin with, and so at its end."""
-    runs = " ".join("|" if p[-1].isdigit() else p for p in phones).split("|")
-    if len(runs) < 2:
+def _sayable(phones: Sequence[str], letters: int) -> bool:
+    """Whether a word has a vowel and begins and ends as English words do; two odd consonants may be a long name's."""
+    runs = [run.split() for run in " ".join("|" if p[-1].isdigit() else p for p in phones).split("|")]
+    if len(runs) < 2 or any(len(run) > 4 for run in runs):
         return False
-    first, last = runs[0].split(), runs[-1].split()
-    return (len(first) < 2 or "-".join(first) in CLUSTERS) and len(last) < 5 and all(len(r.split()) < 6 for r in runs)
+    odd = [run for run, known in ((runs[0], ONSETS), (runs[-1], CODAS)) if len(run) > 1 and "-".join(run) not in known]
+    return not any(len(run) > 2 or letters < NAME_LETTERS for run in odd)
 
 
 def _from_ipa(symbol: str) -> str | None:

@@ -13,12 +13,21 @@ IPA = {
     "ð": "DH", "f": "F", "ɡ": "G", "h": "HH", "d͡ʒ": "JH", "k": "K", "l": "L", "m": "M", "n": "N", "ŋ": "NG", "p": "P",
     "ɹ": "R", "s": "S", "ʃ": "SH", "t": "T", "θ": "TH", "v": "V", "w": "W", "j": "Y", "z": "Z", "ʒ": "ZH",
 }  # fmt: skip
-CLUSTERS = _set(
+ONSETS = _set(
     "S-T P-R B-R K-R G-R T-R K-L F-R S-P S-K B-L F-L P-L D-R S-T-R K-W S-L G-L S-W S-N S-M K-Y SH-R S-K-R HH-Y B-Y "
     "M-Y S-P-R T-W TH-R F-Y SH-W S-K-W SH-L G-W P-Y SH-M SH-N D-W S-P-L G-Y T-S S-V D-Y B-W Z-W V-Y V-L HH-W S-F "
     "T-Y V-R K-N M-R S-R P-W S-K-Y Z-L K-V L-Y N-Y S-P-Y TH-W F-W SH-T S-K-L"
 )
 """Consonants with which at least five words of CMUdict begin."""
+CODAS = _set(
+    "N-Z T-S L-Z K-S S-T N-T N-D L-D D-Z N-T-S M-Z R-Z N-S S-T-S NG-Z R-D P-S K-T R-T Z-D NG-K N-D-Z V-Z L-T G-Z "
+    "B-Z P-T F-T F-S R-N R-K M-P L-T-S R-T-S M-D K-T-S NG-K-S L-D-Z S-K R-D-Z SH-T L-F JH-D V-D N-JH TH-S R-K-S R-F "
+    "N-CH R-S R-M CH-T L-K N-S-T R-P F-T-S K-S-T G-D R-N-Z B-D M-P-S R-M-Z L-M R-TH R-S-T R-G R-JH N-TH M-P-T "
+    "NG-K-T R-M-D N-JH-D S-K-S L-P R-B N-CH-T P-F R-P-S L-V-Z L-M-Z P-T-S T-Z L-F-S R-SH D-T L-K-S R-CH L-CH R-L "
+    "NG-D L-B S-P R-K-T N-S-K L-S L-V L-V-D N-SH SH-K R-L-Z L-TH R-N-D R-JH-D DH-Z M-P-F DH-D N-TH-S M-F R-V B-S-T "
+    "P-K L-S-T S-K-T R-B-Z R-F-S L-P-S L-SH R-S-K N-K R-CH-T M-P-T-S R-TH-S P-S-T S-P-S L-N K-Z L-JH R-V-Z L-G"
+)
+"""And with which they end."""
 EXTRA_WORDS = {
     "json": "JH EY1 S AH0 N", "gif": "G IH1 F", "gui": "G UW1 IY0", "jpeg": "JH EY1 P EH2 G", "mpeg": "EH1 M P EH2 G",
     "yaml": "Y AE1 M AH0 L", "wi": "W AY1", "covid": "K OW1 V IH0 D", "nginx": "EH1 N JH IH0 N EH2 K S",

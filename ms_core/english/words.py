@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from ms_core.english import tables
 from ms_core.english.numbers import SPELL, cardinal, spell
-from ms_core.english.sounds import dictionary, is_spelled
+from ms_core.english.sounds import dictionary, is_sayable, is_spelled
 from ms_core.phones import LONG_PAUSE, SHORT_PAUSE
 
 _TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
@@ -238,9 +238,10 @@ def _letters(stem: str, shout: bool) -> list[str]:
         return [] if as_word else [letter + "." for letter in lower]
     if is_spelled(lower):
         return [letter + "." for letter in lower] if not stem.islower() else []
-    unknown = lower not in known and lower not in tables.EXTRA_WORDS
-    short = len(stem) <= (_ACRONYM_LENGTH if not shout else 4) and not re.search(r"(.)\1\1", lower[1:] + "-")
-    return [letter + "." for letter in lower] if unknown and short else []
+    if lower in known or lower in tables.EXTRA_WORDS or re.search(r"(.)\1\1", lower[1:]):
+        return []
+    acronym = lower in tables.SPELLED or not is_sayable(lower) if shout else len(stem) <= _ACRONYM_LENGTH
+    return [letter + "." for letter in lower] if acronym else []
 
 
 def _camel(part: str, rest: list[str]) -> tuple[str, ...]:
