@@ -38,6 +38,7 @@ _BEFORE_READING = tuple(
     )
 )
 _COMPARED = {"<": "less than or equal to", ">": "greater than or equal to", "=": "equals", "!": "not equal to"}
+_STREETS = {"St": "Street", "Dr": "Drive"}
 _GRADE = {"+": " plus", "-": " minus"}
 _WINDS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 _BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
@@ -54,10 +55,12 @@ _BEFORE_NUMBERS = (
     (re.compile(r"([<>=!])="), lambda m: f" {_COMPARED[m[1]]} "),
     (re.compile(r"(?<!\w)a(?=\s?[\^=])"), spell("a")),
     (
-        re.compile(rf"\b({_BEFORE_NUMBER})\.\s?(?=\d|[IVXLC]+\b)|\b(fig|figs|vol|pp|eq|apt|ste|rm)\s(?=\d)", re.I),
+        re.compile(
+            rf"\b({_BEFORE_NUMBER})\.\s?(?=\d|[IVXLC]+\b)|\b(fig|figs|vol|pp|eq|apt|ste|rm)\s(?=\d)", re.I
+        ),
         lambda m: tables.ABBREVIATIONS[(m[1] or m[2]).lower()] + " ",
     ),
-    (re.compile(r"(\d(?:st|nd|rd|th)) (St|Dr)\b(?:\.(?=,|\s[a-z]))?"), lambda m: f"{m[1]} {'Street' if m[2] == 'St' else 'Drive'}"),
+    (re.compile(r"(\d(?:st|nd|rd|th)) (St|Dr)\b(?:\.(?=,|\s[a-z]))?"), lambda m: f"{m[1]} {_STREETS[m[2]]}"),
     (re.compile(r"\bPh\.D\.?(?='?s\b)"), "PhD"),
     (re.compile(r"([$£€¥₹])\s?-(?=\d)"), r"-\1"),
     (re.compile(r"\b0x([0-9A-Fa-f]+)\b"), lambda m: " ".join(["zero x", *m[1]])),
@@ -136,4 +139,4 @@ def _plain_characters(text: str) -> str:
 def _warn_of(symbols: list[str]) -> None:
     if symbols:
         named = ", ".join(f"{c} ({unicodedata.name(c, 'unnamed')})" for c in dict.fromkeys(symbols))
-        warnings.warn(f"dropped symbols that have no reading: {named}", TextWarning, stacklevel=6)
+        warnings.warn(f"dropped symbols that have no reading: {named}", TextWarning, stacklevel=4)

@@ -53,7 +53,7 @@ def strip_markup(text: str) -> str:
     if left_out:
         named = list(left_out)
         more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-        warnings.warn(f"markup is not read aloud: {' '.join(named[:8])}{more}", TextWarning, stacklevel=5)
+        warnings.warn(f"markup is not read aloud: {' '.join(named[:8])}{more}", TextWarning, stacklevel=4)
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)

@@ -14,7 +14,7 @@ from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS
 
 Phones = tuple[str, ...]
 
-NAME_LETTERS = 6
+NAME_LETTERS = 5
 """So long a word is rather a foreign name than an acronym."""
 NEAR = 4
 """Words on either side of a heteronym that may tell its meaning."""
@@ -149,22 +149,22 @@ def _tagger():
 
 def is_sayable(word: str) -> bool:
     """Whether an unknown word can be said as one, and need not be spelled."""
-    return bool(_by_model(re.sub(r"[^a-z]", "", word)))
+    return bool(_by_model(word))
 
 
-def _by_model(letters: str) -> list[str]:
-    """The phones that gruut's model gives to letters; none where they cannot be said."""
+def _by_model(word: str) -> list[str]:
+    """The phones that gruut's model gives to a word's letters; none where they cannot be said."""
+    letters = re.sub(r"[^a-z]", "", word)
     ipa = _g2p()(letters) if re.search("[aeiouy]", letters) else []
     phones = [_from_ipa(symbol) for symbol in ipa]
-    return phones if None not in phones and _sayable(phones, len(letters)) else []
+    return phones if None not in phones and ("'" in word or _sayable(phones, len(letters))) else []
 
 
 def _guess(word: str) -> Phones:
     """Pronunciation of an unknown word by gruut's grapheme-to-phoneme model; spelled where that cannot be said."""
-    letters = re.sub(r"[^a-z]", "", word)
-    phones = _by_model(letters)
+    phones = _by_model(word)
     if not phones:
-        return tuple(p for letter in letters for p in dictionary()[letter + "."][0])
+        return tuple(p for letter in re.sub(r"[^a-z]", "", word) for p in dictionary()[letter + "."][0])
     if not any(p.endswith("1") for p in phones):  # a word said alone carries a primary stress
         first = next(i for i, p in enumerate(phones) if p[-1].isdigit())
         phones[first] = phones[first][:-1] + "1"
@@ -172,12 +172,14 @@ def _guess(word: str) -> Phones:
 
 
 def _sayable(phones: Sequence[str], letters: int) -> bool:
-    """Whether a word has a vowel and begins and ends as English words do; two odd consonants may be a long name's."""
+    """Whether a word has a vowel and no heap of consonants; a short one must begin and end as English words do."""
     runs = [run.split() for run in " ".join("|" if p[-1].isdigit() else p for p in phones).split("|")]
     if len(runs) < 2 or any(len(run) > 4 for run in runs):
         return False
-    odd = [run for run, known in ((runs[0], ONSETS), (runs[-1], CODAS)) if len(run) > 1 and "-".join(run) not in known]
-    return not any(len(run) > 2 or letters < NAME_LETTERS for run in odd)
+    onset, coda = ("-".join(run) if len(run) > 1 else "" for run in (runs[0], runs[-1]))
+    if letters < NAME_LETTERS:
+        return onset in ONSETS | {""} and coda in CODAS | {""}
+    return onset in ONSETS or len(runs[0]) < 3
 
 
 def _from_ipa(symbol: str) -> str | None:

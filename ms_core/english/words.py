@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from ms_core.english import tables
 from ms_core.english.numbers import SPELL, cardinal, spell
-from ms_core.english.sounds import dictionary, is_sayable, is_spelled
+from ms_core.english.sounds import NAME_LETTERS, dictionary, is_sayable, is_spelled
 from ms_core.phones import LONG_PAUSE, SHORT_PAUSE
 
 _TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
@@ -240,7 +240,8 @@ def _letters(stem: str, shout: bool) -> list[str]:
         return [letter + "." for letter in lower] if not stem.islower() else []
     if lower in known or lower in tables.EXTRA_WORDS or re.search(r"(.)\1\1", lower[1:]):
         return []
-    acronym = lower in tables.SPELLED or not is_sayable(lower) if shout else len(stem) <= _ACRONYM_LENGTH
+    short = len(stem) <= _ACRONYM_LENGTH
+    acronym = lower in tables.SPELLED or len(stem) < NAME_LETTERS and not is_sayable(lower) if shout else short
     return [letter + "." for letter in lower] if acronym else []
 
 
