@@ -55,9 +55,7 @@ _BEFORE_NUMBERS = (
     (re.compile(r"([<>=!])="), lambda m: f" {_COMPARED[m[1]]} "),
     (re.compile(r"(?<!\w)a(?=\s?[\^=])"), spell("a")),
     (
-        re.compile(
-            rf"\b({_BEFORE_NUMBER})\.\s?(?=\d|[IVXLC]+\b)|\b(fig|figs|vol|pp|eq|apt|ste|rm)\s(?=\d)", re.I
-        ),
+        re.compile(rf"\b({_BEFORE_NUMBER})\.\s?(?=\d|[IVXLC]+\b)|\b(fig|figs|vol|pp|eq|apt|ste|rm)\s(?=\d)", re.I),
         lambda m: tables.ABBREVIATIONS[(m[1] or m[2]).lower()] + " ",
     ),
     (re.compile(r"(\d(?:st|nd|rd|th)) (St|Dr)\b(?:\.(?=,|\s[a-z]))?"), lambda m: f"{m[1]} {_STREETS[m[2]]}"),

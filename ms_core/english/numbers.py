@@ -304,9 +304,7 @@ _UNIT = "|".join(re.escape(unit) for unit in sorted(tables.UNITS, key=len, rever
 _PER = "|".join(sorted(tables.PER, key=len, reverse=True))
 _SCALE = r"(\s?(?:hundred|thousand|million|billion|trillion)\b|\s?(?:bn|mn|tn|[KkMmBbT])(?![\w.]\w|\w))"
 _CODE = "|".join(tables.CURRENCY_CODES)
-_MONEY_RULE = re.compile(
-    rf"(?:(?<!\w)(US|AU|CA|NZ|HK|[ACS]))?([{_MONEY}])\s?({NUMBER}){_SCALE}?(?:\s?/\s?({_PER})\b)?"
-)
+_MONEY_RULE = re.compile(rf"(?:(?<!\w)(US|AU|CA|NZ|HK|[ACS]))?([{_MONEY}])\s?({NUMBER}){_SCALE}?(?:\s?/\s?({_PER})\b)?")
 
 Rule = tuple[re.Pattern, Callable[[re.Match], str]]
 RULES: tuple[Rule, ...] = tuple(

@@ -152,8 +152,6 @@ PER = {"hr": "hour", "h": "hour", "hour": "hour", "day": "day", "d": "day", "wk"
        "km": "kilometer", "mi": "mile", "GB": "gigabyte", "ft": "foot", "100 km": "one hundred kilometers",
        "100km": "one hundred kilometers", "unit": "unit", "user": "user",
        "capita": "capita"}  # fmt: skip
-LETTERED = {"G": "g", "D": "d", "K": "k"}
-"""A digit and one of these is a name: 5G, 3D, 4K."""
 
 MONTHS = [
     *("january", "february", "march", "april", "may", "june"),

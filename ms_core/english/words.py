@@ -48,7 +48,7 @@ def _address(m: re.Match) -> str:
         else:
             words.append(piece if piece.isupper() else lower)
         after_dot = piece == "."
-    return f" {' '.join(words)} {m[0][len(address):]}"
+    return f" {' '.join(words)} {m[0][len(address) :]}"
 
 
 def read_tokens(text: str) -> list[str]:
@@ -137,21 +137,22 @@ def _abbreviation(body: str, previous: str, following: str, name_follows: bool, 
     key = body.lower()
     if _INITIALS.fullmatch(body + ".") and key not in tables.ABBREVIATIONS:
         return [letter + "." for letter in key.replace(".", "")]
-    if len(key) == 1 and key.isalpha() and body.isupper() :
+    if len(key) == 1 and key.isalpha() and body.isupper():
         return [key + "."] if name_follows else []
     starts = following.rstrip(",.;:!?").lower() in tables.STARTERS
     previous = previous.removesuffix("'s")
     after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows or starts)
     if key in ("st", "dr") and (after_name or key == "st" and not name_follows):
         return ["street" if key == "st" else "drive"]
-    if (
-        key not in tables.ABBREVIATIONS
-        or key in tables.BEFORE_NAME and not (body[0].isupper() and name_follows)
-        or key in tables.BEFORE_LOWER and (name_follows or not following)
-        or (key in tables.DAYS or key in tables.MONTH_NAMES) and not body[0].isupper()
-        or key in ("p", "v") and not (name_follows and body.islower())
-        or key == "ms" and not body[0].isupper()
-    ):
+    capital = body[:1].isupper()
+    is_another_word = (
+        key not in tables.ABBREVIATIONS,
+        key in tables.BEFORE_NAME and not (capital and name_follows),
+        key in tables.BEFORE_LOWER and (name_follows or not following),
+        (key in tables.DAYS or key in tables.MONTH_NAMES or key == "ms") and not capital,
+        key in ("p", "v") and not (name_follows and not capital),
+    )
+    if any(is_another_word):
         return []
     return tables.ABBREVIATIONS[key].split()
 
