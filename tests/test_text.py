@@ -37,6 +37,7 @@ a heteronym, its phones."""
 MISSED = {
     "A content baby slept.",  # the tagger takes the adjective for a noun
     "The two sides conflict.",  # and the verb after a plural too
+    "He is an invalid.",  # and the noun for an adjective
 }
 
 
@@ -57,7 +58,7 @@ def reading_of(row: dict[str, str]) -> str:
 
 @pytest.mark.filterwarnings("ignore::ms_core.text.TextWarning")
 def test_readings() -> None:
-    assert len(READINGS) == len({row["text"] for row in READINGS}) >= 800
+    assert len(READINGS) == len({row["text"] for row in READINGS}) >= 900
     assert min(Counter(row["kind"] for row in READINGS).values()) >= 7
     missed = {row["text"]: reading_of(row) for row in READINGS if reading_of(row) not in row["reading"].split(" | ")}
     assert not {text: said for text, said in missed.items() if text not in MISSED}

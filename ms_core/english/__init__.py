@@ -39,6 +39,7 @@ _BEFORE_READING = tuple(
 )
 _COMPARED = {"<": "less than or equal to", ">": "greater than or equal to", "=": "equals", "!": "not equal to"}
 _STREETS = {"St": "Street", "Dr": "Drive"}
+_LIFE = {"c": "circa ", "ca": "circa ", "b": "born ", "d": "died "}
 _GRADE = {"+": " plus", "-": " minus"}
 _WINDS = {"N": "north", "S": "south", "E": "east", "W": "west"}
 _BEFORE_NUMBER = "|".join(sorted(tables.BEFORE_NUMBER))
@@ -59,6 +60,9 @@ _BEFORE_NUMBERS = (
         lambda m: tables.ABBREVIATIONS[(m[1] or m[2]).lower()] + " ",
     ),
     (re.compile(r"(\d(?:st|nd|rd|th)) (St|Dr)\b(?:\.(?=,|\s[a-z]))?"), lambda m: f"{m[1]} {_STREETS[m[2]]}"),
+    (re.compile(r"\b(ca?|b|d)\.\s?(?=\d{3,4}\b)"), lambda m: _LIFE[m[1]]),
+    (re.compile(r"\b[Vv](?:er)?\.\s?(?=\d)"), "version "),
+    (re.compile(r"\b[Rr]ev\.\s?(?=\d)"), "revision "),
     (re.compile(r"\bPh\.D\.?(?='?s\b)"), "PhD"),
     (re.compile(r"([$£€¥₹])\s?-(?=\d)"), r"-\1"),
     (re.compile(r"\b0x([0-9A-Fa-f]+)\b"), lambda m: " ".join(["zero x", *m[1]])),

@@ -186,6 +186,12 @@ def _hour(m: re.Match) -> str:
 
 def _range(m: re.Match) -> str:
     beside = m.string[m.end() : m.end() + 6] if m[2] == "-" else m.string[max(0, m.start() - 12) : m.end() + 12]
+    if (
+        m[2].strip() == "-" != m[2]
+        and re.fullmatch(r"\d{4}", m[1])
+        and re.match(r"\d{1,3}\b", m.string[m.end() : m.end() + 4])
+    ):
+        return m[0]  # a dash, as in "in 2019 - 5 years ago"
     if "-" in m[2] and re.search("[=+*÷]", beside):
         return f"{m[1]} minus "
     return f"{m[1]} to "
@@ -283,6 +289,11 @@ def _inches(m: re.Match) -> str:
     return f"{number(m[1])} {'inch' if _one(m[1]) or _is_adjective(m) else 'inches'}"
 
 
+def _dotted_inches(m: re.Match) -> str:
+    """ "5 in." with the full stop of its sentence, where no word goes on."""
+    return f"{number(m[1])} inch{'' if _one(m[1]) else 'es'}{'' if m[2] else ' . '}"
+
+
 def _power(m: re.Match) -> str:
     special = {"2": "squared", "3": "cubed"}.get(m[1])
     if special:
@@ -335,6 +346,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})(?![\w.]?\d)", _address),
         (r"(?<=[a-z]) ?:(\d{2,5})\b", lambda m: f"colon {pairs(m[1]) if len(m[1]) == 4 else each(m[1])}"),
         # dates
+        (r"(?<=\d-\d\d)T(?=\d\d:\d\d)", lambda m: " "),
         (r"(?<![\w/-])(\d{4})[-/](\d\d?)[-/](\d\d?)(?![\w/-])", _numeric_date),
         (r"(?<![\w/-])(\d\d?)/(\d\d?)/(\d{4}|\d\d)(?![\w/])", _numeric_date),
         (r"(?<![\w.])(\d\d?)\.(\d\d?)\.(\d{4})(?!\w)", _numeric_date),
@@ -345,6 +357,7 @@ RULES: tuple[Rule, ...] = tuple(
             r"(?![\w%:]|[.,]\d|-\d| ?[ap]\.?m\b)",
             _month_day),
         (rf"(?<![\w.])(\d\d?) ({_MONTH})\b\.?(?:,? (\d{{4}}))?", _day_month),
+        (rf"\b({_MONTH})\.? (?=\d{{4}}\b)", lambda m: tables.MONTH_NAMES[m[1].lower()]),
         (r"(?<![\w'])'(\d\d)(?![\w'])", lambda m: two_digits(m[1])),
         (r"(?<![\w.-])(1\d{3}|20\d\d)[-–](\d\d)(?![\w-])", lambda m: f"{pairs(m[1])} to {two_digits(m[2])}"),
         # ranges and minus
@@ -353,8 +366,11 @@ RULES: tuple[Rule, ...] = tuple(
         (rf"(?<![\w.-])([$£€¥₹]?{NUMBER}(?::\d\d)?(?:\s?(?:[ap]\.m\.|[AaPp][Mm])|[%°A-Za-z]{{1,4}}|))(\s?[-–]\s?)"
             rf"(?=[$£€¥₹]?{NUMBER}(?!-?\d))", _range),
         (r"[~∼]\s?(?=[$£€¥₹]?\.?\d)", lambda m: "about"),
-        (r"(?<![\w.)%°^])-(?=[$£€¥₹]?\.?\d)", lambda m: "minus"),
+        (r"(?<![\w.)%°^-])-(?=[$£€¥₹]?\.?\d)", lambda m: "minus"),
+        (r"(?<![\w)-])-(?=[b-z]\b(?![-']))", lambda m: "minus"),
+        (r"(?:(?<=\b[b-zB-HJ-Z])|(?<=\d)|(?<=\d[a-z])) - (?=(?:[b-zB-HJ-Z]|\d+)\b)", lambda m: "minus"),
         # times and ratios
+        (r"(?<![\w.])(\d\d?)\.([0-5]\d)(?=\s?[AaPp]\.?[Mm]\b)", r"\1:\2"),
         (r"(?<![\w.])(\d\d?)h ?(\d\d?)(?:m|min)?\b", lambda m: f"{m[1]} h {m[2]} min"),
         (r"(?<![\w:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?:\s?([AaPp])(?:(\.)[Mm]\b\.?|[Mm]\b))?(?![\d:])", _time),
         (r"(?<![\w:.])(\d{1,3}):(\d{1,3})(?![\d:])", lambda m: f"{cardinal(m[1])} to {cardinal(m[2])}"),
@@ -369,13 +385,15 @@ RULES: tuple[Rule, ...] = tuple(
         (rf"(?<![\w.])({NUMBER})\s?(?:¢|c(?= each| per))", lambda m: f"{number(m[1])} cent{'' if _one(m[1]) else 's'}"),
         # sizes, fractions, powers
         (rf"(?<![\w.])({NUMBER})'\s?(\d\d?)(?:\"|'')?(?!\w)", lambda m: f"{number(m[1])} foot {cardinal(m[2])}"),
+        (rf"(?<![\w./])({NUMBER})'(?=\s(?:tall|long|wide|high|deep|x|by)\b)", lambda m: f"{number(m[1])} feet"),
         (rf"(?<![\w./])({NUMBER})\"(?!\w)", _inches),
-        (rf"(?<![\w.])({NUMBER})[-\s]in\.(?=\s[a-z])", lambda m: f"{number(m[1])} inch{'' if _one(m[1]) else 'es'}"),
+        (r"(?<=\d)(/\d+)\"(?=\s|$|[,;.])", r"\1 inch"),
+        (rf"(?<![\w.])({NUMBER})[-\s]in\.(?=(\s[a-z]|[,;:])?)", _dotted_inches),
         (r"(?<![\w.])(\d{3,4})[x×](?=\d)", lambda m: f"{pairs(m[1])} by"),
         (rf"(?<![\w.])({NUMBER})[x×](?={NUMBER})", lambda m: f"{number(m[1])} by"),
         (rf"(?:(?<=[cmk]m)|(?<=\dm)|(?<= m)|(?<=ft)|(?<=['\"])) ?[x×] ?(?={NUMBER})", lambda m: "by"),
         (rf"(?<=\d) x (?={NUMBER})", lambda m: " times "),
-        (rf"(?<![\w.])({NUMBER})x\b(?!\s?[-+=*/^])", lambda m: f"{number(m[1])} times"),
+        (rf"(?<![\w.])({NUMBER})x\b(?!\s?[-+=*/^]|\s+minus)", lambda m: f"{number(m[1])} times"),
         (r"(?<![\w./])(?:(\d+)[ -])?(\d+)/(\d+)(?![\w/]|\.\d)", _fraction),
         (r"(?<=[\d)])\s?\*\s?(?=[\d(])", lambda m: " times "),
         (r"(?<![\w.])(144|240|360|480|540|720|1080|1440|2160|4320)([pi])\b", lambda m: f"{pairs(m[1])} {spell(m[2])}"),
@@ -387,7 +405,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.])'?(\d{1,3}0)'?s\b", _decade),
         (r"(?<![\w.])(\d\d?)ers\b", _team),
         (r"(?<![\w.])(\d[\d,]*)(?:st|nd|rd|th)\b", lambda m: ordinal(m[1].replace(",", ""))),
-        (rf"(?<![\w.])({NUMBER})([ -]?)({_UNIT})(?:\^([23]))?(?:/({_PER}))?(?![\w/])(\.(?=\s+[a-z0-9]|\s*$))?",
+        (rf"(?<![\w.])({NUMBER})([ -]?)({_UNIT})(?:\^([23]))?(?:/({_PER}))?(?![\w/])(\.(?=\s+[a-z0-9]|\s*$|[,;:]))?",
             _quantity),
         (rf"(?<![\w.])({NUMBER})(?:\s?(bn|mn|tn)|([KkMB]))\b",
             lambda m: f"{number(m[1])} {tables.SCALES[(m[2] or m[3]).lower()]}"),

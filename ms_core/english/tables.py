@@ -176,7 +176,7 @@ ABBREVIATIONS = {
     "assn": "association", "asst": "assistant", "attn": "attention", "tel": "telephone", "ext": "extension",
     "avg": "average", "qty": "quantity", "dist": "district", "pres": "president", "adm": "admiral", "cmdr": "commander",
     "cpl": "corporal", "maj": "major", "pvt": "private", "supt": "superintendent", "pp": "pages", "p": "page",
-    "pg": "page", "pgs": "pages", "rm": "room", "fl": "floor", "pt": "part",
+    "pg": "page", "pgs": "pages", "rm": "room", "op": "opus", "fl": "floor", "pt": "part",
     "eq": "equation", "eqs": "equations", "ref": "reference", "refs": "references", "incl": "including",
     "esp": "especially", "i.e": "that is", "e.g": "for example", "ph.d": "p. h. d.", "fr": "father", "bros": "brothers",
     "intl": "international", "natl": "national", "ex": "example",
@@ -190,8 +190,8 @@ BEFORE_NAME = _set("col gen rep fr hon pres adm maj ft mt")
 """Read as abbreviations where they and the next word have capitals."""
 BEFORE_LOWER = _set("al ed ex est min max temp ref fig dist sec ch tel esp eq oz")
 """Read as abbreviations where the next word has none."""
-BEFORE_NUMBER = _set("p pp pg pgs rm fl pt vol fig figs ch sec ext eq eqs ref refs apt ste ex")
-TITLES = frozenset({"dr", "prof", "jr", "sr", "vs", "mr", "mrs"})
+BEFORE_NUMBER = _set("p op pp pg pgs rm fl pt vol fig figs ch sec ext eq eqs ref refs apt ste ex")
+TITLES = _set("dr prof jr sr vs mr mrs mt ft sgt capt lt")
 """Read so without their full stop too, as in "Dr Smith"."""
 WRITTEN_SHORT = {
     "w/o": "without", "w/": "with", "b/c": "because", "s/he": "she or he", "n/a": "not applicable", "c/o": "care of",

@@ -75,7 +75,10 @@ def _is_shouted(tokens: list[str], i: int) -> bool:
     if not tokens[i].isupper():
         return False
     beside = [tokens[k].strip(".,;:?!\"'()") for k in (i - 1, i + 1) if 0 <= k < len(tokens)]
-    return any(w.isupper() and len(w) > 1 and _is_word(w.lower()) and w.lower() not in tables.SPELLED for w in beside)
+    return any(
+        w.isalpha() and w.isupper() and len(w) > 1 and _is_word(w.lower()) and w.lower() not in tables.SPELLED
+        for w in beside
+    )
 
 
 @lru_cache(maxsize=2048)
@@ -115,6 +118,8 @@ def _token(body: str, tail: str, previous: str, following: str, shout: bool, fir
     parts = re.split(r"[-/]", body)
     if "/" in body and all(part in tables.EITHER for part in key.split("/")):
         return [*key.replace("/", " or ").split(), *_pause(tail)]
+    if len(parts) == 2 and "/" in body and parts[0] in tables.UNITS and parts[1] in tables.PER:  # "in km/h"
+        return [*tables.UNITS[parts[0]][1].split(), "per", tables.PER[parts[1]], *_pause(tail)]
     return [w for part in parts for w in _part(part, trailing, shout, len(parts))] + _pause(tail)
 
 
@@ -138,7 +143,8 @@ def _abbreviation(body: str, previous: str, following: str, name_follows: bool, 
     if _INITIALS.fullmatch(body + ".") and key not in tables.ABBREVIATIONS:
         return [letter + "." for letter in key.replace(".", "")]
     if len(key) == 1 and key.isalpha() and body.isupper():
-        return [key + "."] if name_follows else []
+        ends = following[-1:].isalpha() and following.lower() in tables.STARTERS
+        return [key + "."] if name_follows and not ends else []
     starts = following.rstrip(",.;:!?").lower() in tables.STARTERS
     previous = previous.removesuffix("'s")
     after_name = previous[:1].isupper() and previous.isalpha() and (not first or not name_follows or starts)
