@@ -142,6 +142,7 @@ def test_pronunciations() -> None:
 
 def test_what_cannot_be_said_is_spelled() -> None:
     assert pronunciations("wtfa")[0] == [p for letter in "wtfa" for p in pronunciations(letter + ".")[0]]
+    assert pronunciations("th'e")[0] == [p for letter in "the" for p in pronunciations(letter + ".")[0]]
     assert pronunciations("cap'n") == [["K", "AE1", "P", "N"]]
 
 
