@@ -404,7 +404,7 @@ RULES: tuple[Rule, ...] = tuple(
         (rf"(?<=\ba )({NUMBER})K\b", lambda m: f"{number(m[1])} {spell('k')}"),
         # decades, ordinals, units, scales
         (r"(?<![\w.])'?(\d{1,3}0)'?s\b", _decade),
-        (r"(?<![\w.])(\d\d?)ers\b", _team),
+        (r"(?<![\w.])(\d+)ers\b", _team),
         (r"(?<![\w.])(\d[\d,]*)(?:st|nd|rd|th)\b", lambda m: ordinal(m[1].replace(",", ""))),
         (rf"(?<![\w.])({NUMBER})([ -]?)({_UNIT})(?:\^([23]))?(?:/({_PER}))?(?![\w/])(\.(?=\s+[a-z0-9]|\s*$|[,;:]))?",
             _quantity),

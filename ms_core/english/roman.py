@@ -42,7 +42,16 @@ def _read(m: re.Match) -> str:
     crowned = (before or "").lower() in _CROWNS or _RULES.match(rest) is not None
     if name in tables.RULERS and (numeral != "I" or crowned):
         return f"{start}the {ordinal(str(value))}"
-    if len(numeral) < 2 or name in tables.STARTERS or len(word) < 2 or word.isupper() and len(word) > 4:
+    if (
+        numeral in ("I", "X")
+        or len(numeral) < 2
+        and not word.istitle()
+        or name in tables.LETTER_AFTER
+        or name in tables.STARTERS
+        or len(word) < 2
+        or word.isupper()
+        and len(word) > 4
+    ):
         return m[0]
     if before and before.lower() in tables.RULERS:
         return f"{start}the {ordinal(str(value))}"

@@ -14,6 +14,10 @@ from importlib import resources
 from ms_core.english.tables import CODAS, EXTRA_WORDS, IPA, ONSETS
 from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS
 
+AFTER_VERB = frozenset({"DT", "PRP", "PRP$", "NN", "NNS"})
+ATTRIBUTIVE = frozenset({"sales", "sports", "arms", "goods", "savings", "customs", "news", "politics", "women", "men"})
+"""Plurals that stand before a noun."""
+
 Phones = tuple[str, ...]
 
 NAME_LETTERS = 5
@@ -130,6 +134,10 @@ def _sentence_tags(sentence: tuple[str, ...]) -> list[str]:
         places.append(len(tokens))
         tokens += _tagger_tokens(word)
     tags = _tagger()([*tokens, "."])
+    for place in range(1, len(tags) - 1):
+        before, tag, after = tags[place - 1 : place + 2]
+        if before == "NNS" and tag in {"NN", "JJ"} and after in AFTER_VERB and tokens[place - 1] not in ATTRIBUTIVE:
+            tags[place] = "VBP"  # "lawyers present evidence", where the tagger sees three nouns
     return [tags[place] for place in places]
 
 
