@@ -241,6 +241,20 @@ def test_gruut_is_not_loaded_for_known_words() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_without_gruut_a_warning_says_what_is_lost() -> None:
+    code = """
+import sys, warnings
+sys.modules["gruut"] = None
+from ms_core.text import phonemise
+with warnings.catch_warnings(record=True) as caught:
+    print(" ".join(phonemise("They live, zorb.")), "|", *(w.message for w in caught))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    phones, said = done.stdout.split("|")
+    assert phones.strip() == "_ DH EY1 _ L IH1 V , Z IY1 OW1 AA1 R B IY1 _"
+    assert "gruut is not installed" in said and "are spelled" in said
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(alphabet=string.printable + "—“”’éü½°€¥…≤²µπ", max_size=40))
 def test_any_ascii_text_gives_well_formed_phones_or_a_text_error(text: str) -> None:

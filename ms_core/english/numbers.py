@@ -238,19 +238,22 @@ def _coded(amount: str, scale: str | None, code: str) -> str:
 
 def _decade(m: re.Match) -> str:
     """ "1960s", "'80s"; "30s" alone is a decade after "the", "her" or "mid", else seconds."""
-    digits = m[1]
-    if len(digits) == 2 and "'" not in m[0] and _before(m) not in {
-        *("the", "his", "her", "their", "my", "your", "our", "in", "mid", "early", "late", "low", "high", "to", "and"),
-        *("of", "from", "s", "upper", "into"),
-    } or len(digits) == 2 and _before(m) == "the" and _NEXT_UNIT.match(m.string[m.end() : m.end() + 20]):  # fmt: skip
-        return m[0]
+    digits, before = m[1], _before(m)
+    if len(digits) == 2 and "'" not in m[0]:
+        lasts = before == "the" and _NEXT_LASTS.match(m.string[m.end() : m.end() + 20])
+        if lasts or before not in _BEFORE_DECADE:
+            return m[0]
     *rest, last = (pairs(digits) if len(digits) == 4 else cardinal(digits)).split()
     return " ".join([*rest, last[:-1] + "ies" if last.endswith("y") else last + ("es" if last.endswith("x") else "s")])
 
 
 _ENDS = re.compile(r"\s*(?:$|[,.;:)?!])")
+_BEFORE_DECADE = frozenset({
+    *("the", "his", "her", "their", "my", "your", "our", "in", "mid", "early", "late", "low", "high", "upper"),
+    *("to", "and", "of", "from", "into", "s"),
+})  # fmt: skip
 _BEFORE_YEAR = frozenset({"in", "since", "by", "of", "until", "from", "the", "before", "after", "during", "and", "to"})
-_NEXT_UNIT = re.compile(r"\s(?:pause|break|delay|wait|timeout|clip|video|window|limit|interval|timer|gap|rest)\b")
+_NEXT_LASTS = re.compile(r"\s(?:pause|break|delay|wait|timeout|clip|video|window|limit|interval|timer|gap|rest)\b")
 
 
 def _team(m: re.Match) -> str:

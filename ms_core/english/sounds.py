@@ -3,16 +3,17 @@
 Of the heteronyms in `tests/readings.tsv` CMUdict's first variant is right in 50 %, the table with the tagger in 88 %,
 with the near words too in 99 %. The dictionary loads at first use; gruut, the slow one, only when a text has an unknown
 word or a heteronym that the words beside it do not decide. Both of gruut's models are CRFs of a few megabytes that run
-on any CPU.
+on any CPU; where gruut is not installed, a warning says what is lost.
 """
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib import resources
 
 from ms_core.english.tables import CODAS, EXTRA_WORDS, IPA, ONSETS
-from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS
+from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS, TextWarning
 
 AFTER_VERB = frozenset({"DT", "PRP", "PRP$", "NN", "NNS"})
 ATTRIBUTIVE = frozenset({"sales", "sports", "arms", "goods", "savings", "customs", "news", "politics", "women", "men"})
@@ -133,7 +134,9 @@ def _sentence_tags(sentence: tuple[str, ...]) -> list[str]:
     for word in sentence:
         places.append(len(tokens))
         tokens += _tagger_tokens(word)
-    tags = _tagger()([*tokens, "."])
+    if (models := _models()) is None:
+        return [""] * len(sentence)
+    tags = models[0]([*tokens, "."])
     for place in range(1, len(tags) - 1):
         before, tag, after = tags[place - 1 : place + 2]
         if before == "NNS" and tag in {"NN", "JJ"} and after in AFTER_VERB and tokens[place - 1] not in ATTRIBUTIVE:
@@ -149,14 +152,6 @@ def _tagger_tokens(word: str) -> list[str]:
     return [cut[1], cut[2]] if cut else [word]
 
 
-@cache
-def _tagger():
-    from gruut.lang import find_lang_dir
-    from gruut.pos import PartOfSpeechTagger
-
-    return PartOfSpeechTagger(find_lang_dir("en-us") / "pos" / "model.crf")
-
-
 def is_sayable(word: str) -> bool:
     """Whether an unknown word can be said as one, and need not be spelled."""
     return bool(_by_model(word))
@@ -165,7 +160,8 @@ def is_sayable(word: str) -> bool:
 def _by_model(word: str) -> list[str]:
     """The phones that gruut's model gives to a word's letters; none where they cannot be said."""
     letters = re.sub(r"[^a-z]", "", word)
-    ipa = _g2p()(letters) if re.search("[aeiouy]", letters) else []
+    models = _models() if re.search("[aeiouy]", letters) else None
+    ipa = models[1](letters) if models else []
     phones = [_from_ipa(symbol) for symbol in ipa]
     if None in phones or not any(phone[-1].isdigit() for phone in phones):
         return []
@@ -203,8 +199,19 @@ def _from_ipa(symbol: str) -> str | None:
 
 
 @cache
-def _g2p():
-    from gruut.g2p import GraphemesToPhonemes
-    from gruut.lang import find_lang_dir
-
-    return GraphemesToPhonemes(find_lang_dir("en-us") / "g2p" / "model.crf")
+def _models() -> tuple[Callable, Callable] | None:
+    """gruut's tagger of sentences and its grapheme-to-phoneme model; none, with a warning, where gruut is missing."""
+    try:
+        from gruut.g2p import GraphemesToPhonemes
+        from gruut.lang import find_lang_dir
+        from gruut.pos import PartOfSpeechTagger
+    except ImportError:
+        warnings.warn(
+            "gruut is not installed: words that CMUdict lacks are spelled, and words of two pronunciations (read, "
+            "live) have the commoner one; pip install gruut gruut-lang-en",
+            TextWarning,
+            stacklevel=2,
+        )
+        return None
+    models = find_lang_dir("en-us")
+    return PartOfSpeechTagger(models / "pos" / "model.crf"), GraphemesToPhonemes(models / "g2p" / "model.crf")

@@ -104,21 +104,18 @@ _OTHER_UNITS = """
 C=degree_celsius degrees_celsius, F=degree_fahrenheit degrees_fahrenheit, K=kelvin kelvin, %=percent percent,
 lb=pound pounds, lbs=pound pounds, oz=ounce ounces, ft=foot feet, yd=yard yards, yds=yard yards, mi=mile miles,
 gal=gallon gallons, qt=quart quarts, pt=pint pints, tbsp=tablespoon tablespoons, tsp=teaspoon teaspoons,
-mph=mile_per_hour miles_per_hour, kph=kilometer_per_hour kilometers_per_hour, kmh=kilometer_per_hour
-kilometers_per_hour,
-fps=frame_per_second frames_per_second, rpm=r.p.m. r.p.m., bpm=beat_per_minute beats_per_minute,
-dpi=d.p.i. d.p.i., ppi=p.p.i. p.p.i., psi=p.s.i. p.s.i., ppm=part_per_million parts_per_million,
-ppb=part_per_billion parts_per_billion, hp=horsepower horsepower, mpg=mile_per_gallon miles_per_gallon, dB=decibel
-decibels, px=pixel pixels,
-MP=megapixel megapixels, kt=knot knots, kts=knot knots, ha=hectare hectares, mmHg=millimeter_of_mercury
-millimeters_of_mercury, h=hour hours, hr=hour hours, hrs=hour hours, min=minute minutes, mins=minute minutes,
-sec=second seconds, secs=second seconds, yr=year years, yrs=year years, wk=week weeks, wks=week weeks,
-mo=month months, mos=month months, MiB=mebibyte mebibytes, GiB=gibibyte gibibytes, KiB=kibibyte kibibytes,
-sq ft=square_foot square_feet, sq m=square_meter square_meters, sq mi=square_mile square_miles,
-sq km=square_kilometer square_kilometers, sq in=square_inch square_inches, cu ft=cubic_foot cubic_feet,
-cc=c.c. c.c.'s, in=inch inches, lm=lumen lumens, lx=lux lux, cd=candela candelas, rad=radian radians,
-FPS=frame_per_second
-frames_per_second, wpm=word_per_minute words_per_minute
+mph=mile_per_hour miles_per_hour, kph=kilometer_per_hour kilometers_per_hour,
+kmh=kilometer_per_hour kilometers_per_hour, fps=frame_per_second frames_per_second, rpm=r.p.m. r.p.m.,
+bpm=beat_per_minute beats_per_minute, dpi=d.p.i. d.p.i., ppi=p.p.i. p.p.i., psi=p.s.i. p.s.i.,
+ppm=part_per_million parts_per_million, ppb=part_per_billion parts_per_billion, hp=horsepower horsepower,
+mpg=mile_per_gallon miles_per_gallon, dB=decibel decibels, px=pixel pixels, MP=megapixel megapixels, kt=knot knots,
+kts=knot knots, ha=hectare hectares, mmHg=millimeter_of_mercury millimeters_of_mercury, h=hour hours, hr=hour hours,
+hrs=hour hours, min=minute minutes, mins=minute minutes, sec=second seconds, secs=second seconds, yr=year years,
+yrs=year years, wk=week weeks, wks=week weeks, mo=month months, mos=month months, MiB=mebibyte mebibytes,
+GiB=gibibyte gibibytes, KiB=kibibyte kibibytes, sq ft=square_foot square_feet, sq m=square_meter square_meters,
+sq mi=square_mile square_miles, sq km=square_kilometer square_kilometers, sq in=square_inch square_inches,
+cu ft=cubic_foot cubic_feet, cc=c.c. c.c.'s, in=inch inches, lm=lumen lumens, lx=lux lux, cd=candela candelas,
+rad=radian radians, FPS=frame_per_second frames_per_second, wpm=word_per_minute words_per_minute
 """
 
 
@@ -239,7 +236,7 @@ RULERS = _set(
     "haakon mary victoria pius benedict leo gregory urban innocent clement paul john robert david alfonso alfred "
     "carlos juan felipe pedro joseph frederik rudolf sigismund maximilian ptolemy darius xerxes artaxerxes tiberius "
     "umberto albert baudouin hassan mohammed abdullah akbar margaret margrethe isabella thurston edwin conrad casimir "
-    "stephen boniface sixtus celestine julius eugene adrian alexandra cleopatra hussein faisal malcolm's"
+    "stephen boniface sixtus celestine julius eugene adrian alexandra cleopatra hussein faisal"
 )
 """Given names after which a Roman numeral is an ordinal: Henry the eighth."""
 LETTER_AFTER = _set(
