@@ -77,6 +77,7 @@ _BEFORE_NUMBERS = (
     (re.compile(r"(?<=°)\s?([NSEW])\b"), lambda m: f" {_WINDS[m[1]]}"),
     (re.compile(rf"\b({_DAY_OR_MONTH})\.?\s?[-–]\s?({_DAY_OR_MONTH})\b"), lambda m: f"{_name(m[1])} to {_name(m[2])}"),
     (re.compile(r"(?<=\d)–(?=[A-Za-z])|(?<=[a-z])–(?=[A-Z\d])"), " to "),
+    (re.compile(rf"(?<=\d)-(?=(?:{_DAY_OR_MONTH})\b)"), " to "),
     (re.compile(r"401\(k\)"), "four oh one k"),
     (re.compile(rf"\b([NSEW])\.? (?={STREET.strip()})"), lambda m: _WINDS[m[1]] + " "),
 )

@@ -21,7 +21,9 @@ MAX_DIGITS = 15
 
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _MONEY = "".join(tables.CURRENCIES)
-_MONTH = "|".join(sorted((name.capitalize() for name in tables.MONTH_NAMES), key=len, reverse=True))
+_MONTH = "|".join(sorted(
+    (form for name in tables.MONTH_NAMES for form in (name.capitalize(), name.upper())), key=len, reverse=True
+))  # fmt: skip
 _CLOCK = "o'clock"
 _LAST_WORD = re.compile(r"(\w+)\W*$")
 _NEXT_NOUN = re.compile(r"\s([a-z]{3,})\b")
@@ -125,6 +127,7 @@ def _version(m: re.Match) -> str:
 
 
 def _date(year: str, month: int, day: int) -> str:
+    year = "2000" if year == "00" else year
     said = pairs(year) if len(year) == 4 else two_digits(year) if year else ""
     return f"{tables.MONTHS[month - 1]} {ordinal(str(day))} {said}"
 
@@ -311,9 +314,14 @@ def _zip(m: re.Match) -> str:
     return f"{' '.join(_initials(state.replace('_', ' '))) if state else m[1]} {each(m[2])}"
 
 
-STREET = r"(?:(?:[NSEW]\.? )?(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th)) (?:[A-Z][a-z]+ )?(?:St|Street|Ave|Avenue|Rd|Road|Dr" \
-          r"|Drive|Blvd|Boulevard|Lane|Ln|Court|Ct|Way|Place|Pl|Square|Sq)\b)"  # fmt: skip
-_PLACE = r"(?i:apt|apartment|Room|Unit|Suite|Gate|Seat|Flat|Ste|Block|Floor|Exhibit|Section|Table|Figure|Fig|Class)"
+STREET = (
+    r"(?:(?:[NSEW]\.? )?(?:[A-Z][a-z]+|\d+(?:st|nd|rd|th)) (?:[A-Z][a-z]+ )?(?:St|Street|Ave|Avenue|Rd|Road|Dr|Drive"
+    r"|Blvd|Boulevard|Lane|Ln|Court|Ct|Way|Place|Pl|Square|Sq)\b)"
+)
+_PLACE = (
+    r"(?i:apt|apartment|exit|platform|terminal|zone|lot|wing|hall|question|item|room|unit|suite|gate|seat|flat|ste"
+    r"|block|floor|exhibit|section|table|figure|fig|class)"
+)
 _CALL = r"\b((?:[Cc]all|[Dd]ial|[Rr]ing|[Pp]hone|[Tt]ext|[Ff]ax|[Tt]el)(?:ed|s|ing|ling|led|ephone)?:?\.? )"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(tables.UNITS, key=len, reverse=True))
 _PER = "|".join(sorted(tables.PER, key=len, reverse=True))
@@ -351,7 +359,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<=[a-z]) ?:(\d{2,5})\b", lambda m: f"colon {pairs(m[1]) if len(m[1]) == 4 else each(m[1])}"),
         # dates
         (r"(?<=\d-\d\d)T(?=\d\d:\d\d)", lambda m: " "),
-        (r"(?<![\w/-])(\d{4})[-/](\d\d?)[-/](\d\d?)(?![\w/-])", _numeric_date),
+        (r"(?<![\w/-])(\d{4})[-/.](\d\d?)[-/.](\d\d?)(?![\w/-]|\.\d)", _numeric_date),
         (r"(?<![\w/-])(\d\d?)/(\d\d?)/(\d{4}|\d\d)(?![\w/])", _numeric_date),
         (r"(?<![\w.])(\d\d?)\.(\d\d?)\.(\d{4})(?!\w)", _numeric_date),
         (r"(?<![\w/-])(\d\d?)-(\d\d?)-(\d{4})(?![\w/-])", _numeric_date),
@@ -365,6 +373,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w'])'(\d\d)(?![\w'])", lambda m: two_digits(m[1])),
         (r"(?<![\w.-])(1\d{3}|20\d\d)[-–](\d\d)(?![\w-])", lambda m: f"{pairs(m[1])} to {two_digits(m[2])}"),
         # ranges and minus
+        (r"(?<![\w-])50-50(?![\w-])", lambda m: "fifty fifty"),
         (rf"([$£€¥₹])({NUMBER})\s?[-–]\s?({NUMBER}){_SCALE}?(?![\d%]|-\d)",
             lambda m: f"{m[2]} to {m[1]}{m[3]}{m[4] or ''}"),
         (rf"(?<![\w.-])([$£€¥₹]?{NUMBER}(?::\d\d)?(?:\s?(?:[ap]\.m\.|[AaPp][Mm])|[%°A-Za-z]{{1,4}}|))(\s?[-–]\s?)"
@@ -377,7 +386,7 @@ RULES: tuple[Rule, ...] = tuple(
         (r"(?<![\w.])(\d\d?)\.([0-5]\d)(?=\s?[AaPp]\.?[Mm]\b)", r"\1:\2"),
         (r"(?<![\w.])(\d\d?)h ?(\d\d?)(?:m|min)?\b", lambda m: f"{m[1]} h {m[2]} min"),
         (r"(?<![\w:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?:\s?([AaPp])(?:(\.)[Mm]\b\.?|[Mm]\b))?(?![\d:])", _time),
-        (r"(?<![\w:.])(\d{1,3}):(\d{1,3})(?![\d:])", lambda m: f"{cardinal(m[1])} to {cardinal(m[2])}"),
+        (r"(?<![\w:.])(\d{1,3}):(\d{1,3}(?:,\d{3})*)(?![\d:])", lambda m: f"{cardinal(m[1])} to {number(m[2])}"),
         (r"(?<![\w.,])(\d\d?)\s?([AaPp])(?:(\.)[Mm]\b\.?|[Mm]\b)", _hour),
         # versions, and what is near or below zero
         (r"(?<![\w.])(\d+(?:\.\d+){2,})(?![\w.]?\d)", _version),
