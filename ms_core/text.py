@@ -76,7 +76,7 @@ def normalise(text: str, language: str = "en") -> list[str]:
 
     A comma, semicolon, colon or dash is ","; a full stop, question or exclamation mark and an empty line are ".".
     No pause stands at the edges and never two in a row (the longer one stays). HTML, SSML and Markdown are read as
-    markup, entities as the characters that they stand for.
+    markup, entities as the characters that they stand for. Phones in braces, as in "my {K AA1 R}", are one word.
 
     Raises TextError for an unknown language, for a text with nothing to say, with more than `MAX_CHARACTERS` or
     `MAX_WORDS` words (before any of the work) or with letters that the language has not. Emoji and other symbols

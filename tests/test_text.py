@@ -168,6 +168,15 @@ def test_unreadable_text_is_refused(text: str, message: str) -> None:
         phonemise(text)
 
 
+def test_phones_in_a_text_are_said() -> None:
+    assert normalise("My {K AA1 R}, 2") == ["my", "{K AA1 R}", ",", "two"]
+    assert phonemise("My {K AA1 R}, 2") == ["_", "M", "AY1", "_", "K", "AA1", "R", ",", "T", "UW1", "_"]
+    assert pronunciations("{K AA1 R}") == [["K", "AA1", "R"]]
+    assert normalise("{A B} or {one}") == ["a", "b", "or", "one"]
+    with pytest.raises(TextError, match=r"not phones: \['AA'\]"):
+        normalise("My {K AA R}")
+
+
 def test_only_english_is_read() -> None:
     assert phonemise("Good day", language="en") == phonemise("Good day")
     for function in (normalise, phonemise, pronunciations):

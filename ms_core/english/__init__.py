@@ -12,8 +12,8 @@ from ms_core.english.markup import strip_markup
 from ms_core.english.numbers import STREET, read_numbers, spell
 from ms_core.english.roman import read_roman
 from ms_core.english.sounds import pronounce, pronunciations
-from ms_core.english.words import read_addresses, read_tokens
-from ms_core.phones import TextError, TextWarning, shortened
+from ms_core.english.words import FIRST_PHONE, read_addresses, read_tokens
+from ms_core.phones import CONSONANTS, VOWELS, TextError, TextWarning, phone_ids, shortened
 
 __all__ = ["clean", "pronounce", "pronunciations", "read"]
 
@@ -24,6 +24,7 @@ _KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+")
 _UNREAD = frozenset("*^~|\\_`")
 """Signs that are left where no rule has read them."""
+_INLINE = re.compile(r"\{([A-Z]{1,2}[0-2]?(?:\s+[A-Z]{1,2}[0-2]?){1,30})\}")
 _LETTERS = "".join(tables.GREEK)
 _GREEK = re.compile(f"(?<![{_LETTERS}])[{_LETTERS}](?![{_LETTERS}]{{2}})|(?<=[{_LETTERS}])[{_LETTERS}](?![{_LETTERS}])")
 """Greek letters that stand for themselves; three together are a word."""
@@ -98,9 +99,18 @@ def clean(text: str) -> str:
     text = strip_markup(text)
     if not text.isascii():
         text = _plain_characters(text)
+    text = _INLINE.sub(_inline_phones, text)
     for pattern, replacement in _BEFORE_READING:
         text = pattern.sub(replacement, text)
     return text.strip()
+
+
+def _inline_phones(m: re.Match) -> str:
+    """ "{K AA1 R}" as characters that no rule reads; TextError where the stress of a vowel is missing."""
+    symbols = m[1].split()
+    if not all(symbol.rstrip("012") in {*VOWELS, *CONSONANTS} for symbol in symbols):
+        return m[0]
+    return f" {''.join(chr(FIRST_PHONE + i) for i in phone_ids(symbols))} "
 
 
 def read(plain: str) -> list[str]:

@@ -44,6 +44,8 @@ def pronunciations(word: str) -> tuple[Phones, ...]:
     known = dictionary()
     if word in known:
         return known[word]
+    if word[:1] == "{":
+        return (tuple(word.strip("{}").upper().split()),)
     if word in EXTRA_WORDS:
         return (tuple(EXTRA_WORDS[word].split()),)
     stem, suffix = (word[:-2], "'s") if word.endswith("'s") else (word[:-1], "'") if word.endswith("s'") else ("", "")

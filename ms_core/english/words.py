@@ -6,7 +6,7 @@ from functools import lru_cache
 from ms_core.english import tables
 from ms_core.english.numbers import SPELL, cardinal, spell
 from ms_core.english.sounds import NAME_LETTERS, dictionary, is_sayable, is_spelled
-from ms_core.phones import LONG_PAUSE, SHORT_PAUSE
+from ms_core.phones import LONG_PAUSE, PHONES, SHORT_PAUSE
 
 _TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]?")
@@ -14,6 +14,9 @@ _SPELLED_LETTER = re.compile(rf"[a-z]{SPELL}(?:'s)?")
 _CAMEL = re.compile(r"[A-Z]{2,}(?=[a-z](?![a-z]))|[A-Z]+(?![a-z])|[A-Z]?[a-z']+")
 _PIECE = re.compile(r"\d+|[A-Za-z']+|[^\w\s]")
 _ACRONYM_LENGTH = 5  # a longer unknown word in capitals is emphasised rather than an acronym
+
+FIRST_PHONE = 0xE100
+"""Phones written in a text are carried as characters from here on."""
 
 _TLD = "com|org|net|edu|gov|info|biz|io|co|uk|us|eu|de|fr|ca|au|tv|ai|dev|app|me"
 _FILE = "txt|py|js|html|pdf|md|csv|tsv|jpg|jpeg|png|gif|mp3|mp4|wav|json|yaml|zip|docx|xlsx|exe|cpp|sh|gz"
@@ -171,6 +174,8 @@ def _pause(punctuation: str) -> list[str]:
 
 def _part(part: str, trailing: str, shout: bool, parts: int) -> list[str]:
     """Words of what stands between hyphens or slashes."""
+    if part and ord(part[0]) >= FIRST_PHONE:
+        return ["{" + " ".join(PHONES[ord(c) - FIRST_PHONE] for c in part) + "}"]
     if parts > 1 and len(part) == 1 and part.isupper():
         return [part.lower() + "."]
     if re.fullmatch(r"[A-Za-z']*", part):
