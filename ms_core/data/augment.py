@@ -96,14 +96,16 @@ def virtual_voices(
     x = wave.astype(np.float64)
     f0, times = pyworld.dio(x, rate, f0_floor=F0_FLOOR, f0_ceil=F0_CEILING)
     f0 = pyworld.stonemask(x, f0, times, rate)
-    envelope, noise = np.log(pyworld.cheaptrick(x, f0, times, rate)), pyworld.d4c(x, f0, times, rate)  # (k, f)
+    envelope = np.log(pyworld.cheaptrick(x, f0, times, rate))  # (k, f)
+    noise = np.nan_to_num(pyworld.d4c(x, f0, times, rate), nan=1.0)  # (k, f): share; NaN in a band without power
     bins = np.arange(envelope.shape[1], dtype=np.float64)
     voices = np.zeros((len(factors), len(wave)), np.float32)
     for voice, (pitch, formants) in zip(voices, factors, strict=True):
         source = (bins / formants).clip(0, bins[-1])  # what a bin shall hold, as a place on the old axis
         low = source.astype(int).clip(max=len(bins) - 2)
         part = source - low
-        moved = [x[:, low] * (1 - part) + x[:, low + 1] * part for x in (envelope, noise)]
-        made = pyworld.synthesize(f0 * pitch, np.exp(moved[0]), moved[1], rate).astype(np.float32)[: len(wave)]
+        moved = (old[:, low] * (1 - part) + old[:, low + 1] * part for old in (envelope, noise))
+        moved_envelope, moved_noise = (np.ascontiguousarray(new) for new in moved)
+        made = pyworld.synthesize(f0 * pitch, np.exp(moved_envelope), moved_noise, rate)[: len(wave)]
         voice[: len(made)] = made * min(1.0, 0.99 / max(np.abs(made).max(), 1e-9))
     return voices
