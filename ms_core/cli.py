@@ -522,6 +522,7 @@ def bench(
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
 ) -> None:
@@ -533,6 +534,8 @@ def bench(
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
         raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
+    if (sweep or peers) and device != "cpu":
+        raise UsageError(f"--device {device}: --sweep and --peers compare speeds on cpu, leave it out")
     swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
@@ -546,13 +549,13 @@ def bench(
     from ms_core.evaluation.records import Provenance, write_records
     from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
     made = read_provenance(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
         prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads)
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads, device)
     system = f"mobilespeech-{made['name']}"
     if sweep:
         from ms_core.evaluation import sweep as study

@@ -118,7 +118,7 @@ class MobileSpeech(Synthesizer):
         @torch.inference_mode()
         def run(codes: np.ndarray, layer: int, frames: np.ndarray) -> np.ndarray:
             grid = torch.from_numpy(codes)[None].to(self.device)
-            logits, _ = self.model.smd(condition, grid, torch.tensor([layer], device=self.device), mask)
+            logits, _ = self.model.smd(condition, grid, torch.full((1,), layer, device=self.device), mask)
             return logits[0, torch.from_numpy(frames).to(self.device)].float().cpu().numpy()
 
         return run
@@ -173,7 +173,7 @@ class MobileSpeech(Synthesizer):
         """Set the codes of grids, of which each pass computes all at once."""
         temperatures = self.decoding.temperature, self.decoding.choice_temperature
         decoders = [decoding_passes(self.n_q, self.bins, g.frames, steps, g.seed, *temperatures) for g in grids]
-        lengths = torch.tensor([g.frames for g in grids], device=self.device)
+        lengths = torch.from_numpy(np.array([g.frames for g in grids])).to(self.device)
         mask = lengths_to_mask(lengths, max(g.frames for g in grids))
         condition = _padded([g.condition for g in grids])
         codes = np.full((len(grids), self.n_q, mask.shape[1]), self.bins)

@@ -1,5 +1,7 @@
 """Voices, text to speech, and the errors of both."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,18 @@ def test_passes_can_be_chosen_and_watched(tts, voice) -> None:
     for steps in ((2, 1), (2, 0, 1), (1, 1, 1, 1)):
         with pytest.raises(SynthesisError, match="give 3 positive pass counts, one for each codec layer"):
             tts.synthesize(TEXT, voice, steps=steps)
+
+
+def test_time_of_a_device_that_runs_beside_counts_where_it_was_begun(codec, voice, monkeypatch) -> None:
+    tts = MobileSpeech(codec, new_model(codec), DecodingConfig(steps=(1, 1, 1)))
+    encode, queue = tts.encode_voice, []
+    monkeypatch.setattr(tts, "encode_voice", lambda voice: queue.append(0.5) or encode(voice))
+    monkeypatch.setattr(tts, "_wait", lambda: time.sleep(sum(queue)) or queue.clear())
+    tts.synthesize("Go.", voice, timings=(timings := {}))
+    assert timings.pop("prompt") >= 0.5 and timings.pop("passes") == 3
+    assert timings.keys() == {"text", "duration", "smd", "codec"} and sum(timings.values()) < 0.5
+    tts.synthesize("Go.", voice)
+    assert queue  # without a clock nothing waits
 
 
 def test_slower_speech_by_the_configured_scale(codec, tts, voice) -> None:
