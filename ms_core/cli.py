@@ -225,7 +225,7 @@ def synth(
 
     import torch
 
-    from ms_core.audio import write_wav
+    from ms_core.files import write_wav
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model, check_device(device))
