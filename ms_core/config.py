@@ -170,7 +170,8 @@ class TrainConfig(Config):
     @classmethod
     def _tuple(cls, value):
         if isinstance(value, dict):
-            value = {k: tuple(v) if k in ("betas", "speeds", "prompt_lengths") and isinstance(v, list) else v for k, v in value.items()}
+            series = ("betas", "speeds", "prompt_lengths")
+            value = {k: tuple(v) if k in series and isinstance(v, list) else v for k, v in value.items()}
         return value
 
     @property

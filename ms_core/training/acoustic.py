@@ -1,4 +1,4 @@
-"""What is trained when MobileSpeech itself is: its loss, its dev values, its export; and the speech of a pack for it."""
+"""What is trained when MobileSpeech itself is: its loss, dev values and export; and the speech of a pack for it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -155,8 +155,8 @@ def train_from_packs(
 ) -> Path:
     """Train on the speech of packs, on a GPU where there is one; returns the folder of the export.
 
-    The preset's `speeds` do not apply. minutes: stop after so many, by which the learning rate has fallen; meanwhile an export is written every two.
-    Raises PackError for a pack that cannot be used, CheckpointError as `train.train` does.
+    The preset's `speeds` do not apply. minutes: stop after so many, by which the learning rate has fallen; meanwhile an
+    export is written every two. Raises PackError for a pack that cannot be used, CheckpointError as `loop.train` does.
     """
     preset = override(preset, {"train_model.speeds": [1.0]})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -82,8 +82,8 @@ def train(
     """Train until `task.config.steps`, or until `minutes` have passed; returns the folder of the export.
 
     export_minutes: also export whenever so many have passed, for a machine that may be taken away. by_clock: the
-    learning rate falls with the `minutes` rather than with the steps, of which nobody knows how many there will be; such
-    a run is not the same when it is done again.
+    learning rate falls with the `minutes` rather than with the steps, of which nobody knows how many there will be;
+    such a run is not the same when it is done again.
     Without `resume` a folder that already holds a run is refused, so that none is lost by a slip. Raises
     CheckpointError when the state to resume from is missing or belongs to another configuration.
     """
@@ -110,7 +110,8 @@ def train(
         if step % config.log_every == 0 or last:
             values = meter.flush()
             progress.set_postfix({k: f"{values[k]:.3f}" for k in ("loss", "ce") if k in values})
-            run.log({"step": step, "split": "train", "epoch": epoch, "lr": learning_rate(config, step - 1, passed), **values})
+            rate = learning_rate(config, step - 1, passed)
+            run.log({"step": step, "split": "train", "epoch": epoch, "lr": rate, **values})
         if step % config.eval_every == 0 or last:
             run.log({"step": step, "split": "dev", **task.evaluate(run.averaged)})
         if step % config.save_every == 0 or last:
@@ -264,7 +265,7 @@ class Run:
 
 
 class Graphs:
-    """Forward and backward of a step as CUDA graphs, one for each shape of its inputs: nothing is launched piece by piece.
+    """Forward and backward of a step as CUDA graphs, one for each shape of its inputs, launched as a whole.
 
     Random numbers in them (dropout) follow `torch.manual_seed`, as they do without.
     """
@@ -326,7 +327,8 @@ class Meter:
     def flush(self) -> dict[str, float]:
         means = {}
         for key, total in self.sums.items():
-            totals, counts = (torch.as_tensor(x, dtype=torch.float64).cpu().reshape(-1) for x in (total, self.counts[key]))
+            pair = (total, self.counts[key])
+            totals, counts = (torch.as_tensor(x, dtype=torch.float64).cpu().reshape(-1) for x in pair)
             names = [f"{key}{j}" for j in range(1, len(totals) + 1)] if key.endswith("_") else [key]
             means |= {n: (t / c).item() for n, t, c in zip(names, totals, counts, strict=True) if c}
         self.sums, self.counts = {}, {}
@@ -362,8 +364,8 @@ def optimisers(network: nn.Module, config: TrainConfig) -> dict[str, torch.optim
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon as torch.optim has it (Nesterov momentum .95, five Newton-Schulz steps, scale of `match_rms_adamw`), but with
-    all matrices of one shape in one batched product: a tenth of the launches. `found_inf`, where it is set to 1, makes
+    """Muon as torch.optim has it (Nesterov momentum .95, five Newton-Schulz steps, scale of `match_rms_adamw`), but all
+    matrices of one shape are in one batched product: a tenth of the launches. `found_inf`, where it is set to 1, makes
     a step change nothing, as in torch's fused AdamW.
     """
 
@@ -397,7 +399,8 @@ class Muon(torch.optim.Optimizer):
                 momentum = momentum.lerp(gradient, 1 - self.MOMENTUM)
                 update = self._orthogonal(gradient.lerp(momentum, self.MOMENTUM))
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                change = torch.stack([weights[i] for i in members]) * (group["lr"] * group["weight_decay"]) + update * rate
+                decay = group["lr"] * group["weight_decay"]
+                change = torch.stack([weights[i] for i in members]) * decay + update * rate
                 torch._foreach_sub_([weights[i] for i in members], list((change * keep).unbind()))
                 torch._foreach_copy_([momenta[i] for i in members], list(momentum.unbind()))
 

@@ -1,9 +1,9 @@
-"""A pack: all that a training of the acoustic model hears, as one file for a machine that has neither speech nor network.
+"""A pack: all that a training of the acoustic model hears, as one file for a machine without speech or network.
 
-It is a safetensors file, so nothing in it can run: phones, durations and codes (ten bits each, not sixteen) of train and
-dev, the codec's tables, and JSON that names preset, token digest and what was packed. Several packs of the same codec
-can be joined (`Pack.joined`): the first holds the recordings, others virtual voices. `split_file` cuts one into numbered
-parts for a channel that takes small files alone. All our choice.
+It is a safetensors file, so nothing in it can run: phones, durations and codes (ten bits each, not sixteen) of train
+and dev, the codec's tables, and JSON that names preset, token digest and what was packed. Several packs of the same
+codec can be joined (`Pack.joined`): the first holds the recordings, others virtual voices. `split_file` cuts one into
+numbered parts for a channel that takes small files alone. All our choice.
 """
 
 import json

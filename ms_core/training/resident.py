@@ -184,7 +184,7 @@ class TokenBatches:
         return torch.where(fits, low, first), torch.where(fits, high, last)
 
     def _split(self, low: Tensor, high: Tensor, wanted: Tensor, at_start: Tensor, u: Tensor):
-        """((first, last) of a prompt, (first, last) of the rest): cut off one end at a word boundary, which both keep."""
+        """((first, last) of a prompt, (first, last) of the rest), cut at a word boundary, which both keep."""
         whole = self._frames(low, high)
         length = torch.minimum(wanted, (whole * (0.25 + 0.25 * u)).long())
         left = torch.searchsorted(self.ends, self.starts[low] + length)
@@ -231,8 +231,8 @@ class Variation:
 
     A smooth equaliser (`timbre_db`) and, in a share of the examples (`virtual_voices`), a voice that no reader has: the
     envelope of the spectrum and its fine structure, which is the pitch, are stretched along frequency by factors of
-    their own. Prompt and target share both. In a share of the examples (`noisy_prompts`) the prompt alone gets noise, or
-    the speech of three others, at 0 to 25 dB. Our choice.
+    their own. Prompt and target share both. In a share of the examples (`noisy_prompts`) the prompt alone gets noise,
+    or the speech of three others, at 0 to 25 dB. Our choice.
     """
 
     SMOOTH = 14  # cosines over the mel axis that make up the envelope
@@ -286,7 +286,8 @@ class Variation:
             prompt = torch.where(noisy[:, None, None, None], self._noisy(prompt, prompt_durations, uniform), prompt)
         new = self._tokens(torch.log(torch.cat([target, prompt], 1) + MEL_FLOOR))  # (b, n, l)
         keep = (same & ~virtual)[:, None, None]
-        still = torch.cat([keep.expand(-1, 1, frames), (keep & ~noisy[:, None, None]).expand(-1, 1, prompt.shape[1])], -1)
+        clear = keep & ~noisy[:, None, None]
+        still = torch.cat([keep.expand(-1, 1, frames), clear.expand(-1, 1, prompt.shape[1])], -1)
         new = torch.where(still, both, new)
         real = torch.arange(frames, device=device) < durations.sum(1, keepdim=True)
         prompt_real = torch.arange(prompt.shape[1], device=device) < prompt_durations.sum(1, keepdim=True)
@@ -317,7 +318,8 @@ class Variation:
     def _noisy(self, prompt: Float[Tensor, "b l s m"], durations: Tensor, uniform) -> Float[Tensor, "b l s m"]:
         size, length = prompt.shape[:2]
         real = torch.arange(length, device=prompt.device) < durations.sum(1, keepdim=True)
-        tilt = (uniform(size, 1) * 2 - 1.3) * torch.linspace(-1, 1, self.mels, device=prompt.device) * 12  # dB, to brown
+        bands = torch.linspace(-1, 1, self.mels, device=prompt.device)
+        tilt = (uniform(size, 1) * 2 - 1.3) * bands * 12  # dB, to brown
         hiss = (10 ** (tilt / 20))[:, None, None] * (0.75 + 0.5 * uniform(*prompt.shape))
         speech = prompt * real[..., None, None]
         babble = sum(speech.roll((k, 17 * k), (0, 1)).square() for k in (1, 2, 3)).sqrt()
@@ -332,7 +334,7 @@ class Variation:
 def dev_batches(
     speech: Utterances, codec: MiniCodec, config: TrainConfig, device: torch.device | str, examples: int
 ) -> Sequence[Batch]:
-    """The first `examples` dev utterances, unvaried, each with a prompt of 3 s of another one: the same for all runs."""
+    """The first `examples` dev utterances, unvaried, each with a prompt of 3 s of another: the same for all runs."""
     plain = {"own_prompt": 0.0, "phrases": 0.0, "timbre_db": 0.0, "virtual_voices": 0.0, "noisy_prompts": 0.0}
     fixed = {"other_utterance": 1.0, "prompt_lengths": (), "prompt_seconds": 3.0, "max_seconds": 10.0, "seed": 0}
     stream = TokenBatches(speech, codec, config.model_copy(update={**plain, **fixed}), device)

@@ -46,7 +46,8 @@ def test_a_pack_comes_back_whole(pack: Pack, tmp_path) -> None:
             assert (getattr(getattr(again, name), field) == values).all(), (name, field)
     assert again.codec.token_digest == pack.codec.token_digest
     assert again.about == pack.about
-    assert load_file(tmp_path / "p.pack")["train.codes"].numel() == -(-pack.train.codes.size * 5 // 8)  # bits, not bytes
+    packed = load_file(tmp_path / "p.pack")["train.codes"]
+    assert packed.numel() == -(-pack.train.codes.size * 5 // 8)  # bits, not bytes
 
 
 def test_packs_are_joined_with_their_speakers_apart(pack: Pack, tmp_path) -> None:
@@ -188,7 +189,8 @@ def test_variation_moves_envelope_and_pitch_and_nothing_else(pack: Pack) -> None
 
 
 def test_a_training_from_packs_learns_and_resumes(pack: Pack, tmp_path) -> None:
-    preset = override(PRESET, {"train_model.timbre_db": 2.0, "train_model.virtual_voices": 0.5, "train_model.muon": True})
+    changes = {"train_model.timbre_db": 2.0, "train_model.virtual_voices": 0.5, "train_model.muon": True}
+    preset = override(PRESET, changes)
     whole = train(PackTask(preset, pack, "cpu"), tmp_path / "whole")
     files = [pack.write(tmp_path / "p.pack")]
     export = train_from_packs(preset, files, tmp_path / "packs")
