@@ -3,6 +3,7 @@
 import ast
 import csv
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import soundfile
 from ms_core import paths
 from ms_core.align import align
 from ms_core.audio import load_speech
+from ms_core.codec import load_codec
 from ms_core.config import PRESET_NAMES, DataConfig, load_preset
 from ms_core.data import corpora
 from ms_core.data.corpora import DataError, read_cuts
+from ms_core.model import MobileSpeechModel
 from ms_core.report import tables
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
@@ -39,12 +42,24 @@ def test_presets_load_and_carry_their_own_name(name):
 
 
 def test_presets_differ_where_the_design_says():
-    smoke, mini, paper = map(load_preset, PRESET_NAMES)
+    smoke, mini, larger, paper = map(load_preset, PRESET_NAMES)
+    assert larger.codec == mini.codec and mini.model.dim < larger.model.dim < paper.model.dim
     assert [p.data.corpus for p in (smoke, mini, paper)] == ["shipped", "librispeech", "libritts"]
     assert (mini.codec.sample_rate, mini.codec.frame_rate, mini.codec.n_q, mini.codec.bins) == (16_000, 50, 8, 1024)
     assert (paper.codec.kind, paper.codec.vocoder, paper.codec.frame_rate) == ("encodec", "vocos", 75)
     assert (paper.model.smd_layers, paper.model.codebook_prior, paper.train_model.latent_weight) == (12, False, 0.0)
     assert smoke.model.dim < mini.model.dim < paper.model.dim
+
+
+@pytest.mark.parametrize("name", [p.parent.name for p in sorted(paths.ASSETS.glob("*/model"))])
+def test_a_shipped_model_is_what_its_preset_says(name):
+    preset = load_preset(name)
+    folder = paths.shipped(name)
+    meta = json.loads((folder / "model" / "config.json").read_text())
+    assert meta["config"] == preset.model.model_dump(mode="json")
+    assert meta["decoding"] == preset.decoding.model_dump(mode="json")
+    assert meta["provenance"]["name"] == name
+    assert MobileSpeechModel.load(folder / "model", load_codec(folder / "codec")).config == preset.model
 
 
 def test_the_version_has_one_home():
