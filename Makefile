@@ -1,5 +1,7 @@
 # make reproduce   the whole chain of notebooks, by default on the smoke preset
-# make test        lint, tests and notebooks
+# make test        lint, tests and notebooks; with another Python, beside the first one:
+#                  make test PYTHON=python3.12 VENV=.venv-312
+#                  (3.11, 3.12 and 3.13; an older torch goes in by PIP_CONSTRAINT=FILE, with torch==2.9.* in FILE)
 # Both first set up .venv; what it installs stands in pyproject.toml.
 
 PYTHON ?= python3.11

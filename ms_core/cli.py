@@ -84,6 +84,9 @@ PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
 PromptSeconds = Annotated[
     float, typer.Option(min=0, help="Use the prompt's first words of about this length, s; 0 takes all of it.")
 ]
+PartMb = Annotated[
+    int | None, typer.Option(min=1, help="With --pack: also write what is made in numbered parts of so many MiB.")
+]
 Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
 
@@ -271,10 +274,30 @@ def data(
     synthetic: Annotated[
         int | None, typer.Option(min=20, help="Instead: so many random utterances as FOLDER/train, a tenth as /dev.")
     ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Write train and dev to this file (.pack), for `train model --pack`.")
+    ] = None,
+    voices: Annotated[int, typer.Option(min=0, help="Also pack so many virtual voices (WORLD) of each reader.")] = 0,
+    part_mb: PartMb = None,
+    join: Annotated[Path | None, typer.Option(help="Instead: make this file of its numbered parts.")] = None,
     changes: Changes = None,
 ) -> None:
     """Align and tokenise a preset's speech, or fetch it into the data folder ($MS_DATA, else data/)."""
+    if join:
+        if pack or download or shards:
+            raise UsageError("--join goes without --pack, --download and --shards")
+        from ms_core.training.pack import join_file
+
+        typer.echo(f"{join_file(join)}: joined")
+        return
     config = load_config(preset or PRESET_OF.get(download, "mini"), changes)
+    if (voices or part_mb) and not pack:
+        raise UsageError("--voices and --part-mb are of --pack: give it too")
+    if pack:
+        if split or download or shards:
+            raise UsageError("--pack takes the preset's train and dev: it goes without --split, --download, --shards")
+        _pack(config, pack, voices, part_mb, workers)
+        return
     if (synthetic and not shards) or (download and shards):
         raise UsageError("--synthetic needs --shards, and --download goes without it")
     if download:
@@ -321,6 +344,23 @@ def data(
             write(ready, name)
 
 
+def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
+    """Write a preset's pack and, where asked for, its parts."""
+    check_out(file, ".pack", "--pack")
+    from ms_core.codec import load_codec
+    from ms_core.training.assemble import assemble
+    from ms_core.training.pack import split_file
+    from ms_core.training.runs import codec_folder
+
+    made = assemble(config, load_codec(codec_folder(config)), voices, workers)
+    made.write(file)
+    about = made.about
+    said = f"{about['utterances']} utterances, {about['speech_hours']:.2f} h of {about['speakers']} speakers"
+    typer.echo(f"{file}: {said}, {voices} virtual voices of each, {file.stat().st_size / 1e6:.1f} MB")
+    for part in split_file(file, part_mb << 20) if part_mb else ():
+        typer.echo(str(part))
+
+
 @command("train")
 def train(
     part: Annotated[Part, typer.Argument(help="The codec first, then the model.")],
@@ -333,17 +373,21 @@ def train(
     pack: Annotated[
         list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
     ] = None,
+    part_mb: PartMb = None,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
+    if part_mb and not pack:
+        raise UsageError("--part-mb is of --pack: give it too")
     if pack:
         if part is Part.codec or replace:
             raise UsageError("--pack trains a model, in a new folder or with --resume")
         from ms_core.training.acoustic import train_from_packs
 
         folder = out or paths.run(config.name) / "model"
-        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start)}: model")
+        parts = part_mb << 20 if part_mb else None
+        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start, parts)}: model")
         return
     from ms_core.training import runs as training_runs
 
@@ -492,8 +536,8 @@ def bench(
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
         raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
-    if sweep and device != "cpu":
-        raise UsageError(f"--device {device}: a sweep is of threads and of the CPU's bf16, leave it out")
+    if (sweep or peers) and device != "cpu":
+        raise UsageError(f"--device {device}: --sweep and --peers compare speeds on cpu, leave it out")
     swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")

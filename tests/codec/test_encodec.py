@@ -214,7 +214,7 @@ def test_vocos_is_named_where_it_is_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "vocos", None)
     for name in ("vocos.heads", "vocos.models"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(ImportError, match="run `pip install 'ms-core\[paper\]'`, or set codec.vocoder to 'encodec'"):
+    with pytest.raises(ImportError, match=r"run `pip install 'ms-core\[paper\]'`, or set codec.vocoder to 'encodec'"):
         EncodecCodec(CONFIG.model_copy(update={"vocoder": "vocos"}))
 
 
