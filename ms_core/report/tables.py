@@ -7,18 +7,18 @@ is told by a secondary one, with that source, and a dash elsewhere.
 
 import csv
 import io
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ms_core import paths
-from ms_core.evaluation.records import Record, read_file, read_sourced
+from ms_core.evaluation.records import KEY, Record, Subject, read_file, read_sourced
 from ms_core.files import sha256, write_atomic
 from ms_core.report import listening
 
 DASH = "–"
-RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
+RTF_SECONDS, RTF_THREADS = 10.0, 1  # the bench that the main table's RTF column shows
 QUALITY = {  # metric -> (heading, decimals)
     "wer": ("WER ↓", 3),
     "cer": ("CER ↓", 3),
@@ -55,21 +55,18 @@ ROBUSTNESS = {  # of the studies of ms_core.evaluation.conditions
     "sim_campp": QUALITY["sim_campp"],
     "distillmos": QUALITY["distillmos"],
 }
-STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths|exports)(-(?P<kind>.*))?")
 STUDY_TITLES = {
     "hard-texts": "Hard texts",
     "noisy-prompts": "Noisy prompts",
     "prompt-lengths": "Prompts of several lengths",
     "exports": "Exported models beside PyTorch",
 }
-# at the end of a system's name in a study or a sweep
-CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|bf16|int8)$")
 PEERS_NOTE = (
     "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
     "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
 )
 SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
-AGREEMENT = re.compile(r"token_agreement_(forced|free)_layer(\d+)")
+AGREEMENT = {"token_agreement_forced": "forced", "token_agreement_free": "free"}
 AGREEMENT_NOTE = (
     "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
     "`free` given their own.\n"
@@ -120,7 +117,10 @@ class Cell(NamedTuple):
 
 
 class Results:
-    """The records of a preset, looked up by what they measure. Raises ReportError for two records of one thing."""
+    """The records of a preset, looked up by what they measure. Raises ReportError for two records of one thing.
+
+    A row is called by its records' `name`, with the seed where there are several.
+    """
 
     def __init__(self, preset: str, folder: Path | None = None):
         self.preset = preset
@@ -128,63 +128,78 @@ class Results:
         self.cells: dict[tuple, Cell] = {}
         clashes = []
         for file, record in read_sourced(self.folder):
-            key = (record.split, record.system, record.pair_with, record.metric, record.threads, record.device)
-            if not record.split.startswith("bench-"):
-                key = (*key[:4], None, None)  # where quality was measured does not make it another thing
+            # where quality was measured does not make it another thing
+            key = record.key if record.study == "bench" else record.key_without("threads", "device", "preset")
             if key in self.cells:
-                clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.system}")
+                clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.name}")
             self.cells[key] = Cell(file, record)
         if clashes:
             raise ReportError("keep one record of each thing:\n" + "\n".join(sorted(clashes)))
+        seeds: dict[tuple[str, str], set[int | None]] = {}
+        for cell in self.cells.values():
+            seeds.setdefault((cell.record.place, cell.record.name), set()).add(cell.record.seed)
+        self._seeded = {key for key, found in seeds.items() if len(found) > 1}
+        self._at = {(r.place, self.row(r), r.pair_with, r.metric): c for c in self.cells.values()
+                    if (r := c.record).study != "bench"}  # fmt: skip
         self._models = {(c.record.checkpoint_sha256, c.record.metric): c for c in self.cells.values()
                         if c.record.metric in ("params", "training_hours")}  # fmt: skip
+
+    def row(self, record: Record) -> str:
+        """What a record's row is called."""
+        several = (record.place, record.name) in self._seeded
+        return f"{record.name}, seed {record.seed}" if several else record.name
 
     def find(self, split: str, system: str, metric: str, pair_with: str | None = None) -> Cell | None:
         """The cell of a quality metric; for rtf_total, the bench of 10 s on one thread."""
         if metric == "rtf_total":
             if pair_with is not None:
                 return None
-            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.split == RTF_SPLIT]
+            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.seconds == RTF_SECONDS]
             found = [cell for cell in found if cell.record.threads == RTF_THREADS]
             return found[0] if len(found) == 1 else None
-        return self.cells.get((split, system, pair_with, metric, None, None))
+        return self._at.get((split, system, pair_with, metric))
 
     def benches(self, system: str | None = None) -> list[Cell]:
         """Cells of benches, of one system or of all."""
-        cells = [c for c in self.cells.values() if c.record.split.startswith("bench-")]
-        return [c for c in cells if system in (None, c.record.system)]
+        cells = [c for c in self.cells.values() if c.record.study == "bench"]
+        return [c for c in cells if system in (None, self.row(c.record))]
 
     def of_model(self, record: Record, metric: str) -> Cell | None:
         """The cell of `params` or `training_hours` of the checkpoint behind a record; of its system where none is."""
         if record.checkpoint_sha256 is None:
-            return self.cells.get(("none", record.system, None, metric, None, None))
+            return self._at.get(("model", record.name, None, metric))
         return self._models.get((record.checkpoint_sha256, metric))
 
     def model_behind(self, split: str, system: str, metric: str) -> Cell | None:
         """The same for the records that a system has on a split."""
-        rows = [c.record for c in self.cells.values() if (c.record.split, c.record.system) == (split, system)]
+        rows = [c.record for c in self.cells.values() if (c.record.place, self.row(c.record)) == (split, system)]
         return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
 
     def splits(self) -> list[str]:
-        """Splits on which quality was measured."""
-        found = {c.record.split for c in self.cells.values() if c.record.metric in (*QUALITY, *CONTROLS)}
-        return sorted(split for split in found if not split.startswith("bench-") and not STUDY.fullmatch(split))
+        """Places where quality was measured, but for benches and studies of robustness."""
+        apart, wanted = ("bench", *STUDY_TITLES), (*QUALITY, *CONTROLS)
+        found = (c.record for c in self.cells.values())
+        return sorted({r.place for r in found if r.metric in wanted and r.study not in apart})
 
-    def studies(self, study: str) -> list[str]:
-        """Splits of a study of robustness by name, so that the whole stands before its parts."""
-        found = dict.fromkeys(c.record.split for c in self.cells.values())
-        return sorted(s for s in found if (match := STUDY.fullmatch(s)) and match["study"] == study)
+    def studies(self, study: str) -> dict[str, Record]:
+        """Place -> a record, of a study of robustness by name, so that the whole stands before its parts."""
+        found = {c.record.place: c.record for c in self.cells.values() if c.record.study == study}
+        return dict(sorted(found.items()))
 
     def systems(self, split: str) -> list[str]:
-        """Systems with a record on a split: recordings, ours, peers, the authors'."""
-        return sorted({c.record.system for c in self.cells.values() if c.record.split == split}, key=system_order)
+        """Rows of a place: recordings, ours, peers, the authors'."""
+        found = {self.row(r): system_order(r) for c in self.cells.values() if (r := c.record).place == split}
+        return sorted(found, key=lambda row: (found[row], row))
 
 
-def system_order(system: str) -> tuple[int, str]:
+def system_order(made: Subject) -> tuple:
     """Sort key of a system: recordings first, then ours, peers and the authors' systems; a clean control first."""
+    system = made.system
     ranks = ("ground-truth", "mobilespeech-", "peer/", "authors/ground-truth-codec", "authors/mobilespeech", "authors/")
     rank = next((rank for rank, start in enumerate(ranks) if system.startswith(start)), len(ranks))
-    return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), re.sub("-clean$", "- ", system))
+    apart = (made.condition or "").replace("clean", "")
+    numbers = (made.snr_db, made.prompt_seconds, made.layers, made.steps)
+    return rank, system, apart, made.runtime or "", made.precision or "", *(x or -math.inf for x in numbers)
 
 
 def format_cell(cell: Cell | None, decimals: int, signed: bool = False) -> str:
@@ -243,7 +258,7 @@ def _speed(results: Results) -> str:
     groups: dict[tuple, dict[str, Cell]] = {}
     for cell in results.benches():
         r = cell.record
-        key = (system_order(r.system), r.system, bench_seconds(r.split), r.threads or 0, r.device)
+        key = (system_order(r), results.row(r), r.seconds, r.threads or 0, r.device)
         groups.setdefault(key, {})[r.metric] = cell
     first = ("rtf_total", "time_ratio")
     metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (m != first[0], m != first[1], m))
@@ -259,9 +274,9 @@ def _agreement(results: Results) -> str:
     """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
     rows: dict[tuple, dict[int, Cell]] = {}
     for cell in results.cells.values():
-        if match := AGREEMENT.fullmatch(cell.record.metric):
-            system = cell.record.system
-            rows.setdefault((system_order(system), system, match[1]), {})[int(match[2])] = cell
+        if kind := AGREEMENT.get(cell.record.metric):
+            row = (system_order(cell.record), results.row(cell.record), kind)
+            rows.setdefault(row, {})[cell.record.layer] = cell
     layers = sorted({layer for found in rows.values() for layer in found})
     table = [
         [system, kind, "/".join(sorted({str(c.record.n) for c in found.values()}))]
@@ -271,21 +286,13 @@ def _agreement(results: Results) -> str:
     return _markdown(["system", "tokens", "texts", *(f"layer {j}" for j in layers)], table) if table else ""
 
 
-def bench_seconds(split: str) -> float:
-    """The length that a bench's split names: `bench-10s` -> 10.0. Raises ReportError for another form."""
-    match = re.fullmatch(r"bench-(\d+(?:\.\d+)?)s", split)
-    if not match:
-        raise ReportError(f"split {split!r} of a bench: expected bench-<seconds>s")
-    return float(match[1])
-
-
 def main_markdown(results: Results) -> str:
     """The whole report of a preset in Markdown."""
     parts = [
         f"# Results of preset `{results.preset}`\n",
         "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Rates are "
         "fractions; in parentheses the 95 % bootstrap interval. RTF is compute seconds over audio "
-        f"seconds for {bench_seconds(RTF_SPLIT):g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
+        f"seconds for {RTF_SECONDS:g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
         "figure. The judges of SIM are not the paper's.\n",
     ]
     for split in results.splits():
@@ -327,9 +334,9 @@ def robustness_markdown(results: Results) -> str:
     for study, title in STUDY_TITLES.items():
         splits = results.studies(study)
         if study == "hard-texts" and splits:
-            parts += [f"## {title}\n", *_protocols(results, splits[0]), _by_kind(results, splits)]
-        for split in splits if study != "hard-texts" else ():
-            parts += [f"## {title}: {STUDY.fullmatch(split)['base']}\n", *_protocols(results, split)]
+            parts += [f"## {title}\n", *_protocols(results, next(iter(splits))), _by_kind(results, splits)]
+        for split, record in splits.items() if study != "hard-texts" else ():
+            parts += [f"## {title}: {record.split}\n", *_protocols(results, split)]
             parts += [_grid(results, split, ROBUSTNESS)]
             for pair in _pairs(results, split):
                 parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
@@ -337,16 +344,15 @@ def robustness_markdown(results: Results) -> str:
     return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
 
 
-def _by_kind(results: Results, splits: Sequence[str]) -> str:
+def _by_kind(results: Results, splits: Mapping[str, Record]) -> str:
     """One Markdown table of the hard texts: a row for each system and kind of text."""
     used = [m for m in ROBUSTNESS if any(results.find(split, s, m) for split in splits for s in results.systems(split))]
     rows = []
-    for system in results.systems(splits[0]):
-        for split in splits:
+    for system in results.systems(next(iter(splits))):
+        for split, one in splits.items():
             cells = {metric: results.find(split, system, metric) for metric in used}
             n = {cell.record.n for cell in cells.values() if cell}
-            kind = STUDY.fullmatch(split)["kind"] or "all"
-            row = [system, kind, "/".join(map(str, sorted(n))) or DASH]
+            row = [system, one.kind or "all", "/".join(map(str, sorted(n))) or DASH]
             rows.append(row + [format_cell(cells[m], ROBUSTNESS[m][1]) for m in used])
     return _markdown(["system", "texts", "n", *(ROBUSTNESS[m][0] for m in used)], rows)
 
@@ -359,18 +365,18 @@ def _protocols(results: Results, split: str) -> list[str]:
 
 def _pairs(results: Results, split: str) -> list[str]:
     """What systems of a split are compared with."""
-    return sorted({c.record.pair_with for c in results.cells.values() if c.record.split == split} - {None})
+    return sorted({c.record.pair_with for c in results.cells.values() if c.record.place == split} - {None})
 
 
 def _plain(record: Record, split: str) -> bool:
-    return record.split == split and record.pair_with is None and record.metric in QUALITY
+    return record.place == split and record.pair_with is None and record.metric in QUALITY
 
 
 def main_csv(results: Results) -> str:
     """Every record as one line, with its file and, where there is one, the paper's figure and its source."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["split", "system", "pair_with", "metric", "value", "ci_low", "ci_high", "unit", "n", "threads", "device"]
+    head = [*KEY[:-1], "value", "ci_low", "ci_high", "unit", "n"]
     writer.writerow([*head, "parameters", "training_hours", "record", "paper", "paper_tag", "paper_source"])
     reported = {(r.system, r.metric): (r.value, r.tag, r.source) for r in PAPER}
     for cell in sorted(results.cells.values(), key=lambda cell: cell.record.key):
@@ -380,7 +386,8 @@ def main_csv(results: Results) -> str:
         told = [c.record.value if c else DASH for c in behind]
         writer.writerow([*("" if values[k] is None else values[k] for k in head), *told, cell.file, *known])
     for (system, metric), known in reported.items():  # the paper's figures that nothing here was measured beside
-        writer.writerow(["", system, "", metric, *[""] * 7, *[DASH] * 3, *known])
+        row = {"system": system, "metric": metric}
+        writer.writerow([*(row.get(k, "") for k in head), *[DASH] * 3, *known])
     return out.getvalue()
 
 
@@ -410,9 +417,8 @@ def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
 def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
     """Check that committed tables are what the records give, and that our records are of the shipped checkpoint.
 
-    Systems `mobilespeech-<preset>` and `mobilespeech-<preset>-steps<S>`, under any condition, must name the model and
-    the codec in `shipped`, `ground-truth-codec` the codec; other variants have checkpoints of their own. Raises
-    ReportError with every problem.
+    The system `mobilespeech-<preset>`, under any condition, must name the model and the codec in `shipped`,
+    `ground-truth-codec` the codec; variants have checkpoints of their own. Raises ReportError with every problem.
     """
     folder, shipped = Path(folder or paths.results(preset)), Path(shipped or paths.shipped(preset))
     problems = []
@@ -428,16 +434,19 @@ def check(preset: str, folder: Path | None = None, shipped: Path | None = None) 
     for part in ("model", "codec"):
         weights = shipped / part / "weights.safetensors"
         digests[part] = sha256(weights) if weights.is_file() else None
-    ours = re.compile(rf"mobilespeech-{re.escape(preset)}(-steps\d+)?")
     for file, record in read_sourced(folder):
-        wanted = {"codec": record.codec_sha256} if record.system == "ground-truth-codec" else {}
-        if ours.fullmatch(CONDITION.sub("", record.system)):
+        wanted = {}
+        if record.study in ("corpus", "codec", "ablations", "cost"):
+            continue
+        if record.system == "ground-truth-codec":
+            wanted = {"codec": record.codec_sha256}
+        elif record.system == f"mobilespeech-{preset}":
             wanted = {"model": record.checkpoint_sha256, "codec": record.codec_sha256}
-            if record.codec_sha256 is None and record.system.endswith(("-fp32", "-int8")):
+            if record.codec_sha256 is None and record.runtime == "onnx":
                 del wanted["codec"]  # an exported folder names the model alone; this names its codec
         for part, digest in wanted.items():
             if digest is None or digest != digests[part]:
-                where = f"{file}: {record.metric} of {record.system} on {record.split}"
+                where = f"{file}: {record.metric} of {record.name} on {record.place}"
                 problems.append(f"{where} is of {part} {digest or 'unknown'}, shipped is {digests[part] or 'none'}")
     if problems:
         raise ReportError("\n".join(problems))
