@@ -236,7 +236,7 @@ def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
     )
 
 
-def _article(number: int, one: Utterance) -> str:
+def _article(number: int, one: Utterance, systems: Mapping[str, Subject]) -> str:
     files = (one.prompt, *one.sounds.values())
     span = max(info.frames / info.samplerate for info in map(soundfile.info, files))
     about = f"sentence {number}"
@@ -245,7 +245,7 @@ def _article(number: int, one: Utterance) -> str:
     for system, path in one.sounds.items():
         heard = one.heard.get(system)
         note = f'<p class="heard"><span class="soft">heard by Whisper:</span> {html.escape(heard)}</p>' if heard else ""
-        figures.append(_figure(label(study.systems[system]), path, span, about, note))
+        figures.append(_figure(label(systems[system]), path, span, about, note))
     return (
         f'<article aria-labelledby="s{number}"><h2 id="s{number}">{number}. Speaker {html.escape(one.speaker)}</h2>'
         f'<p class="text">{_shown(one.text)}</p><div class="sounds">{"".join(figures)}</div></article>\n'
@@ -275,7 +275,7 @@ def sound_page(study: SoundPage) -> str:
         "the recording is what the speaker said. Sounds are at their own level. Spectrograms: 0 Hz to half the sample "
         f"rate, {plots.RANGE:g} dB below each one's loudest point; the time axes of a sentence are equal.</p>"
         f'<p class="soft">{html.escape(study.protocol)}.</p></header>\n<main>\n'
-        + "".join(_article(number, one) for number, one in enumerate(study.utterances, 1))
+        + "".join(_article(number, one, study.systems) for number, one in enumerate(study.utterances, 1))
         + f"</main>\n<footer><h2>What made it</h2>{_origin(study)}<p>{_linked(credits)} All speech but the "
         "recordings and prompts is synthetic, or has passed through a codec.</p></footer>"
     )

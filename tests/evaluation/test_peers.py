@@ -140,7 +140,7 @@ def test_records_and_their_tables(tmp_path):
     rtf, ratio, params = records["rtf_total"], records["time_ratio"], records["params"]
     assert (rtf.value, rtf.ci_low, rtf.ci_high) == (5.0, 4.0, 6.0) and rtf.system == "peer/vall-e-shape"
     assert (ratio.value, ratio.unit, ratio.n) == (50.0, "ratio", 2) and "between 40.0 and 60.0" in ratio.protocol
-    assert (params.value, params.split) == (1234, "none") and params.config_hash is None
+    assert (params.value, params.study) == (1234, "model") and params.config_hash is None
     for words in (
         "random weights",
         "4 steps timed, 2 each at 10, 90 positions, 75 counted",
