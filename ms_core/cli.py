@@ -225,7 +225,7 @@ def synth(
 
     import torch
 
-    from ms_core.audio import write_wav
+    from ms_core.files import write_wav
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model, check_device(device))
@@ -385,6 +385,7 @@ def evaluate(
     milestone: Annotated[
         str | None, typer.Option(metavar="NOTE", help="Add a row that says NOTE to results/<preset>/runs.json.")
     ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
@@ -417,7 +418,7 @@ def evaluate(
     from ms_core.evaluation.records import MILESTONES, Provenance
     from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
     made = read_provenance(folder)
     system = f"mobilespeech-{made['name']}"
     if passes:
@@ -425,7 +426,7 @@ def evaluate(
             raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
         tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
     source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
-    made_by = {"threads": torch.get_num_threads(), "steps": passes[0] if passes else None}
+    made_by = {"threads": torch.get_num_threads(), "device": device, "steps": passes[0] if passes else None}
     provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), **made_by)
     if plain:
         trials = EvalSet.of_split(source, split, limit=limit)
@@ -480,6 +481,7 @@ def bench(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
 
@@ -489,6 +491,8 @@ def bench(
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
         raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
+    if sweep and device != "cpu":
+        raise UsageError(f"--device {device}: a sweep is of threads and of the CPU's bf16, leave it out")
     swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
@@ -502,13 +506,13 @@ def bench(
     from ms_core.evaluation.records import Provenance, write_records
     from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
     made = read_provenance(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
         prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads)
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads, device)
     system = f"mobilespeech-{made['name']}"
     if sweep:
         from ms_core.evaluation import sweep as study

@@ -90,8 +90,8 @@ def test_help_is_quick_and_names_every_command():
     [
         ("synth", "--text --prompt --prompt-text --prompt-seconds --voice --out --model --seed --steps --device"),
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
-        ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out"),
-        ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json"),
+        ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
+        ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
         ("train", "codec|model --preset --minutes --resume --out"),
         ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
@@ -131,6 +131,8 @@ def test_a_device_that_is_not_there_and_longer_prompts(pair, tmp_path):
     assert short < 3 < whole
     if not torch.cuda.is_available():
         said = refused("synth", "--text", "Hi.", "--voice", "289", "--out", tmp_path / "o.wav", "--device", "cuda")
+        assert "--device cuda: this machine has cpu" in said
+        said = refused("bench", "--model", pair, "--device", "cuda")
         assert "--device cuda: this machine has cpu" in said
 
 

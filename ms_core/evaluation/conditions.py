@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from ms_core import paths
 from ms_core.align import AlignmentError
-from ms_core.audio import AudioError, load_speech, write_wav
+from ms_core.audio import AudioError, load_speech
 from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, rng_of
 from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
 from ms_core.evaluation.noise import babble, mix, white
 from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subject, bootstrap, write_records
 from ms_core.evaluation.scoring import SPOKEN, score
 from ms_core.export.runtime import MobileRuntime
+from ms_core.files import write_wav
 
 TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
 SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ms_core.audio import load_speech, write_wav
+from ms_core.audio import load_speech
 from ms_core.evaluation.bench import bench, bench_records, footprint_records
 from ms_core.evaluation.eval_set import DEMO, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import EvaluatorError, count_errors, versions
 from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
-from ms_core.files import write_atomic
+from ms_core.files import write_atomic, write_wav
 
 __all__ = [
     "EvaluatorError",

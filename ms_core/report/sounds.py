@@ -26,7 +26,7 @@ from ms_core.config import ConfigError, load_preset
 from ms_core.evaluation.eval_set import DEMO, demo_rows
 from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
 from ms_core.evaluation.records import Subject, read_file
-from ms_core.files import json_text, write_atomic
+from ms_core.files import json_text, wav_bytes, write_atomic
 from ms_core.report import plots
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key
 from ms_core.report.style import label
@@ -169,17 +169,6 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
     return SoundPage(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
 
 
-def encoded(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Samples (L,) in [-1, 1] as a 16-bit WAV file.
-
-    FLAC would be half as large, but libsndfile writes it without a seek table, and Chromium then cannot jump, nor play
-    again, in clips of a second or two.
-    """
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(wav, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
 def picture(wav: np.ndarray, sample_rate: int, span: float) -> bytes:
     """The spectrogram of samples (L,) as PNG, on a time axis of `span` seconds; what is beyond its end is clear."""
     level, _ = plots.levels(wav, sample_rate)  # (f, k)
@@ -225,6 +214,7 @@ def _linked(text: str) -> str:
 
 
 def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
+    # WAV and not FLAC: libsndfile writes FLAC without a seek table, and Chromium cannot jump in short clips then
     wav, rate = read_audio(file)
     name, about = html.escape(name, quote=True), html.escape(about, quote=True)
     return (
@@ -232,7 +222,7 @@ def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
         f'<img alt="Spectrogram: {name}" src="data:image/png;base64,{_base64(picture(wav, rate, span))}">'
         '<span class="head"></span></div>'
         f'<audio controls preload="metadata" aria-label="{name}, {about}" '
-        f'src="data:audio/wav;base64,{_base64(encoded(wav, rate))}"></audio>{note}</figure>'
+        f'src="data:audio/wav;base64,{_base64(wav_bytes(wav, rate))}"></audio>{note}</figure>'
     )
 
 
@@ -298,7 +288,7 @@ def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
 
     def sound(name: str, file: Path) -> str:
         key = _ids([name], seed)[name]
-        sounds[key] = _base64(encoded(*read_audio(file)))
+        sounds[key] = _base64(wav_bytes(*read_audio(file)))
         return key
 
     for one in study.utterances:

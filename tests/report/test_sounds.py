@@ -20,10 +20,10 @@ import soundfile
 from conftest import speech
 from typer.testing import CliRunner
 
-from ms_core.audio import write_wav
 from ms_core.cli import app
 from ms_core.evaluation.evaluate import RowLog, aggregate
 from ms_core.evaluation.records import Provenance, Subject, write_records
+from ms_core.files import write_wav
 from ms_core.report import listening, sounds
 
 RATE = 16_000
