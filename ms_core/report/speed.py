@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ms_core.config import load_preset
 from ms_core.evaluation.records import PYTORCH, Record
+from ms_core.report.quoted import QUOTED_RTF
 from ms_core.report.style import (
     CYCLE,
     DASHES,
@@ -23,7 +24,7 @@ from ms_core.report.style import (
     quality_of,
     subplots,
 )
-from ms_core.report.tables import QUALITY, QUOTED_RTF, RTF_SECONDS, RTF_THREADS, system_order
+from ms_core.report.tables import QUALITY, RTF_SECONDS, RTF_THREADS, system_order
 
 PARTS = {  # of RTF -> name
     "text": "text", "prompt": "prompt states", "duration": "durations", "smd": "mask decoder", "codec": "codec",

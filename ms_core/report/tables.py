@@ -16,8 +16,10 @@ from ms_core import paths
 from ms_core.evaluation.records import KEY, Record, Subject, read_file, read_sourced
 from ms_core.files import sha256, write_atomic
 from ms_core.report import listening
+from ms_core.report.quoted import ELSEWHERE, PAPER
 
 DASH = "–"
+DEMO = "paper-demo"  # a split that stands behind the others
 RTF_SECONDS, RTF_THREADS = 10.0, 1  # the bench that the main table's RTF column shows
 QUALITY = {  # metric -> (heading, decimals)
     "wer": ("WER ↓", 3),
@@ -33,13 +35,18 @@ QUALITY = {  # metric -> (heading, decimals)
     "mos_p": ("MOS-P ↑", 2),
     "mos_s": ("MOS-S ↑", 2),
 }
-CONTROLS = {
-    "wer_shuffled": ("WER against other texts", 3),
-    "sim_campp_margin": ("SIM CAM++ own − impostor", 3),
-    "sim_ge2e_margin": ("SIM GE2E own − impostor", 3),
-    "duration_ratio": ("length / recording's", 3),
-    "duration_ratio_share": ("share within 0.85–1.15", 3),
+ROWS = 15  # of a table on the main page
+MAIN = {m: QUALITY[m] for m in ("wer", "sim_campp", "distillmos", "rtf_total")} | {"params": ("parameters", 0)}
+OPINIONS = {m: QUALITY[m] for m in ("mos_q", "mos_p", "mos_s")}
+SPEED = {
+    "rtf_total": ("RTF ↓", 4),
+    "time_ratio": ("time / ours", 1),
+    "peak_rss_mb": ("peak memory, MB", 0),
+    "size_mb": ("size, MB", 1),
+    "params": MAIN["params"],
 }
+NO_N = ("rtf_total", "peak_rss_mb", "params", "size_mb")  # whose n is not of utterances
+LAYERS = (1, 2, 4, 8)
 ERRORS = {  # words, apart
     "wer": ("WER ↓", 3),
     "wer_sub": ("substituted", 3),
@@ -63,50 +70,18 @@ STUDY_TITLES = {
 }
 PEERS_NOTE = (
     "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
-    "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
+    "and text parts, and no speech. `time / ours`: compute time over ours, in turns in one run.\n"
 )
-SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
 AGREEMENT = {"token_agreement_forced": "forced", "token_agreement_free": "free"}
 AGREEMENT_NOTE = (
     "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
     "`free` given their own.\n"
 )
-PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
+PAPER_METRICS = {"wer": "WER", "sim": "SIM", "rtf_total": "RTF"}
 
 
 class ReportError(ValueError):
     """Records or tables that do not agree; the message lists every disagreement."""
-
-
-class Reported(NamedTuple):
-    """A figure that a publication gives. tag: `seen` in a primary source, or `secondary`, told by another."""
-
-    system: str
-    metric: str
-    value: str
-    tag: str
-    source: str
-
-
-PAPER = (
-    Reported("authors/mobilespeech", "rtf_total", "0.09", "seen", "abstract; one A100"),
-    Reported(
-        "authors/mega-tts", "rtf_total", "0.39", "secondary", "FlashSpeech (2404.14700) Table 1, citing MobileSpeech"
-    ),
-)
-PHONE = Reported("MobileSpeech, phone", "RTF", "0.8–1.0", "seen", "demo page's source, Dec 2023; chip not named")
-ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
-    PHONE,
-    Reported("MobileSpeech, earlier", "RTF", "0.2", "seen", "demo page's overview, beside 0.09 in the paper"),
-    Reported("MobileSpeech + Language-Codec", "WER", "0.029", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech + Language-Codec", "SIM", "0.771", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech + Language-Codec", "MOS-Q", "4.20", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech, plain RVQ codec", "SIM", "0.710", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech on VccmDataset", "WER", "0.041", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-    Reported("MobileSpeech on VccmDataset", "MOS-Q", "3.94", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-    Reported("MobileSpeech on VccmDataset", "MOS-S", "4.01", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-)
-QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # of the authors' own system
 
 
 class Cell(NamedTuple):
@@ -175,21 +150,22 @@ class Results:
         rows = [c.record for c in self.cells.values() if (c.record.place, self.row(c.record)) == (split, system)]
         return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
 
-    def splits(self) -> list[str]:
-        """Places where quality was measured, but for benches and studies of robustness."""
-        apart, wanted = ("bench", *STUDY_TITLES), (*QUALITY, *CONTROLS)
+    def splits(self, study: str) -> list[str]:
+        """Places where quality was measured, in a study; what listeners said is of `quality`, too."""
+        wanted = ("quality", "listening") if study == "quality" else (study,)
         found = (c.record for c in self.cells.values())
-        return sorted({r.place for r in found if r.metric in wanted and r.study not in apart})
+        places = {r.place for r in found if r.metric in QUALITY and r.study in wanted}
+        return sorted(places, key=lambda place: (place == DEMO, place))
 
     def studies(self, study: str) -> dict[str, Record]:
         """Place -> a record, of a study of robustness by name, so that the whole stands before its parts."""
         found = {c.record.place: c.record for c in self.cells.values() if c.record.study == study}
         return dict(sorted(found.items()))
 
-    def systems(self, split: str) -> list[str]:
-        """Rows of a place: recordings, ours, peers, the authors'."""
-        found = {self.row(r): system_order(r) for c in self.cells.values() if (r := c.record).place == split}
-        return sorted(found, key=lambda row: (found[row], row))
+    def systems(self, split: str) -> dict[str, Record]:
+        """Row -> a record, of a place: recordings, ours, peers, the authors'."""
+        found = {self.row(r): r for c in self.cells.values() if (r := c.record).place == split}
+        return dict(sorted(found.items(), key=lambda entry: (system_order(entry[1]), entry[0])))
 
 
 def system_order(made: Subject) -> tuple:
@@ -229,95 +205,120 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None, main: bool = False) -> str:
-    """One Markdown table of a split; columns and rows without any record are left out. Empty when nothing is left.
+def _table(
+    first: Sequence[str], columns: dict, rows: Sequence[tuple], signed: bool = False, last: str = "", most: int = 999
+) -> str:
+    """One Markdown table; columns and rows without any record are left out. Empty when nothing is left.
 
-    main: with what is known of each row's model, and the paper's figures.
+    columns: key -> (heading, decimals). rows: (first cells, cells by key, last cell). most: of rows, the rest is told.
     """
-    systems = [s for s in results.systems(split) if any(results.find(split, s, m, pair_with) for m in columns)]
-    used = {m: c for m, c in columns.items() if any(results.find(split, s, m, pair_with) for s in systems)}
-    if not used:
-        return ""
-    rows = []
-    for system in systems:
-        cells = {metric: results.find(split, system, metric, pair_with) for metric in used}
-        n = {str(c.record.n) for m, c in cells.items() if c and m != "rtf_total"}
-        row = [system, "/".join(sorted(n)) or DASH]
-        row += [format_cell(cells[m], decimals, bool(pair_with)) for m, (_, decimals) in used.items()]
-        if main:
-            row += [params_cell(results.model_behind(split, system, "params"))]
-            row += [format_cell(results.model_behind(split, system, "training_hours"), 1)]
-            row += [paper_cell(system, m) for m in PAPER_METRICS]
-        rows.append(row)
-    last = ["parameters", "training hours", *PAPER_METRICS.values()] if main else []
-    return _markdown(["system", "n", *(h for h, _ in used.values()), *last], rows)
+    rows = [row for row in rows if any(row[1].get(key) for key in columns)]
+    used = {key: column for key, column in columns.items() if any(cells.get(key) for _, cells, *_ in rows)}
+    lines = []
+    for told, cells, *end in rows:
+        known = {key: cells[key] for key in used if cells.get(key)}
+        n = {cell.record.n for key, cell in known.items() if key not in NO_N}
+        n = n or {next(iter(known.values())).record.n}
+        line = [*told, "/".join(map(str, sorted(n)))]
+        for key, (_, decimals) in used.items():
+            cell = cells.get(key)
+            line.append(params_cell(cell) if key == "params" else format_cell(cell, decimals, signed))
+        lines.append([*line, *end])
+    more = f"\n{len(lines) - most} more rows are in [main.csv](main.csv).\n" * (len(lines) > most)
+    header = [*first, "n", *(heading for heading, _ in used.values()), *[last] * bool(last)]
+    return _markdown(header, lines[:most]) + more if lines else ""
 
 
-def _speed(results: Results) -> str:
-    """One Markdown table of the benches: system, length, threads, device, RTF by part, peak memory."""
-    groups: dict[tuple, dict[str, Cell]] = {}
-    for cell in results.benches():
-        r = cell.record
-        key = (system_order(r), results.row(r), r.seconds, r.threads or 0, r.device)
-        groups.setdefault(key, {})[r.metric] = cell
-    first = ("rtf_total", "time_ratio")
-    metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (m != first[0], m != first[1], m))
-    rows = [
-        [system, f"{seconds:g}", str(threads or DASH), device]
-        + [format_cell(group.get(m), SPEED_DECIMALS.get(m, 4)) for m in metrics]
-        for (_, system, seconds, threads, device), group in sorted(groups.items())
-    ]
-    return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
+def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None) -> str:
+    """A table of a place, a row a system."""
+    rows = [([s], {m: results.find(split, s, m, pair_with) for m in columns}) for s in results.systems(split)]
+    return _table(["system"], columns, rows, bool(pair_with))
 
 
-def _agreement(results: Results) -> str:
-    """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
-    rows: dict[tuple, dict[int, Cell]] = {}
+def _main(results: Results, split: str) -> list[str]:
+    """The tables of quality on a split: the systems as they are, what listeners said, other numbers of passes."""
+    systems, rows, passes = results.systems(split), [], []
+    for system, record in systems.items():
+        cells = {metric: results.find(split, system, metric) for metric in MAIN}
+        if record.steps:
+            passes.append(([system], cells))
+        elif any(cells.values()):
+            cells["params"] = results.model_behind(split, system, "params")
+            quoted = {name: paper_cell(system, metric) for metric, name in PAPER_METRICS.items()}
+            told = [f"{name} {said}" for name, said in quoted.items() if said != DASH]
+            rows.append(([system], cells, "; ".join(told) or DASH))
+    found = [_table(["system"], MAIN, rows, last="the paper's", most=ROWS)]
+    if heard := _grid(results, split, OPINIONS):
+        found += ["What listeners said:\n", heard]
+    if passes:
+        found += ["Other numbers of passes in codec layer 1:\n", _table(["system"], MAIN, passes, most=ROWS)]
+    return found
+
+
+def _robustness(results: Results) -> str:
+    """One table of the studies of robustness, hard texts as a whole."""
+    columns, rows = {m: ROBUSTNESS[m] for m in ("enrolment_refused", "wer", "sim_campp", "distillmos")}, []
+    for study in ("hard-texts", "noisy-prompts", "prompt-lengths"):
+        for place in [place for place, record in results.studies(study).items() if record.kind is None]:
+            rows += [([study, s], {m: results.find(place, s, m) for m in columns}) for s in results.systems(place)]
+    return _table(["study", "system"], columns, rows, most=ROWS)
+
+
+def _speed(results: Results) -> list[str]:
+    """What was timed at the length of the main bench, or the nearest, on one thread, and what has a size."""
+    benches = [c for c in results.benches() if c.record.threads == RTF_THREADS and not c.record.steps]
+    seconds = min({c.record.seconds for c in benches}, key=lambda s: abs(s - RTF_SECONDS), default=RTF_SECONDS)
+    timed = [cell for cell in benches if cell.record.seconds == seconds]
+    sized = [cell for cell in results.cells.values() if cell.record.metric == "size_mb"]
+    rows: dict[tuple, dict[str, Cell]] = {}
+    for cell in (*timed, *sized):
+        rows.setdefault((system_order(cell.record), results.row(cell.record)), {})[cell.record.metric] = cell
+    for cells in rows.values():
+        cells["params"] = results.of_model(next(iter(cells.values())).record, "params")
+    table = _table(["system"], SPEED, [([row], cells) for (_, row), cells in sorted(rows.items())], most=ROWS)
+    devices = " / ".join(sorted({cell.record.device for cell in timed}))
+    about = f"About {seconds:g} s of speech on {RTF_THREADS} thread; {devices}.\n"
+    peers = [PEERS_NOTE] * any(cell.record.system.startswith("peer/") for cell in timed)
+    return [about, *peers, table] if table else []
+
+
+def _by_layer(results: Results, metrics: Mapping[str, str]) -> str:
+    """One table of metrics that each codec layer has, some layers of it."""
+    rows: dict[tuple, dict[int | None, Cell]] = {}
     for cell in results.cells.values():
-        if kind := AGREEMENT.get(cell.record.metric):
-            row = (system_order(cell.record), results.row(cell.record), kind)
-            rows.setdefault(row, {})[cell.record.layer] = cell
-    layers = sorted({layer for found in rows.values() for layer in found})
-    table = [
-        [system, kind, "/".join(sorted({str(c.record.n) for c in found.values()}))]
-        + [format_cell(found.get(layer), 3) for layer in layers]
-        for (_, system, kind), found in sorted(rows.items())
-    ]
-    return _markdown(["system", "tokens", "texts", *(f"layer {j}" for j in layers)], table) if table else ""
+        record = cell.record
+        if record.metric in metrics and record.study in ("model", "ablations"):
+            row = (system_order(record), results.row(record), metrics[record.metric])
+            rows.setdefault(row, {})[record.layer] = cell
+    columns = {layer: (f"layer {layer}", 3) for layer in LAYERS}
+    told = [([system, kind], found) for (_, system, kind), found in sorted(rows.items())]
+    return _table(["system", "number"], columns, told, most=ROWS)
 
 
 def main_markdown(results: Results) -> str:
-    """The whole report of a preset in Markdown."""
+    """A preset's results on one page, in Markdown; all that it leaves out is in main.csv."""
+    sections = {split: [*_protocols(results, split), *_main(results, split)] for split in results.splits("quality")}
+    sections |= {"Robustness": ["More in [robustness.md](robustness.md).\n", _robustness(results)]}
+    codec = {m: QUALITY[m] for m in ("pesq", "stoi", "sim_campp", "wer")}
+    sections |= {f"Codec: {place}": [_grid(results, place, codec)] for place in results.splits("codec")}
+    sections |= {"Speed and size": _speed(results)}
+    sections |= {"Ablations": ["Cross-entropy of dev by codec layer.\n", _by_layer(results, {"ce": "nats"})]}
+    sections |= {"Tokens of other precisions": [AGREEMENT_NOTE, _by_layer(results, AGREEMENT)]}
+    rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
+    elsewhere = _markdown(["system", "metric", "value", "tag", "source"], rows)
+    about = "Other test sets, judges or versions; not comparable with ours.\n"
+    sections |= {"MobileSpeech's figures elsewhere": [about, elsewhere]}
     parts = [
         f"# Results of preset `{results.preset}`\n",
         "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Rates are "
         "fractions; in parentheses the 95 % bootstrap interval. RTF is compute seconds over audio "
-        f"seconds for {RTF_SECONDS:g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
-        "figure. The judges of SIM are not the paper's.\n",
+        f"seconds for {RTF_SECONDS:g} s of speech on {RTF_THREADS} thread. A dash means that there is no figure. The "
+        "judges of SIM are not the paper's. Every record is a line of [main.csv](main.csv).\n",
     ]
-    for split in results.splits():
-        parts += [f"## {split}\n", *_protocols(results, split)]
-        parts += [_grid(results, split, QUALITY, main=True)]
-        if any(results.find(split, system, "wer_sub") for system in results.systems(split)):
-            parts += ["Words wrong, over the words of the texts:\n", _grid(results, split, ERRORS)]
-        for pair in _pairs(results, split):
-            parts += [
-                f"Paired difference to `{pair}` over the same utterances:\n",
-                _grid(results, split, QUALITY, pair),
-            ]
-        if controls := _grid(results, split, CONTROLS):
-            parts += ["Controls:\n", controls]
-    if speed := _speed(results):
-        beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
-        parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
-    if equal := _agreement(results):
-        parts += ["## Tokens of other precisions\n", AGREEMENT_NOTE, equal]
-    rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
-    parts += [
-        "## MobileSpeech's figures elsewhere\n",
-        "Other test sets, judges or versions; not comparable with ours.\n",
-    ]
-    return "\n".join([*parts, _markdown(["system", "metric", "value", "tag", "source"], rows)])
+    for title, found in sections.items():
+        if found and found[-1]:
+            parts += [f"## {title}\n", *filter(None, found)]
+    return "\n".join(parts)
 
 
 def robustness_markdown(results: Results) -> str:
@@ -328,7 +329,7 @@ def robustness_markdown(results: Results) -> str:
         "substituted, deleted and inserted are rates over the words of the text and add up to WER; in parentheses the "
         "95 % bootstrap interval.\n",
     ]
-    words = [(split, _grid(results, split, ERRORS)) for split in results.splits()]
+    words = [(split, _grid(results, split, ERRORS)) for split in (*results.splits("quality"), *results.splits("codec"))]
     for split, table in [(split, table) for split, table in words if "substituted" in table]:
         parts += [f"## Words on {split}\n", table]
     for study, title in STUDY_TITLES.items():
@@ -346,21 +347,18 @@ def robustness_markdown(results: Results) -> str:
 
 def _by_kind(results: Results, splits: Mapping[str, Record]) -> str:
     """One Markdown table of the hard texts: a row for each system and kind of text."""
-    used = [m for m in ROBUSTNESS if any(results.find(split, s, m) for split in splits for s in results.systems(split))]
-    rows = []
-    for system in results.systems(next(iter(splits))):
-        for split, one in splits.items():
-            cells = {metric: results.find(split, system, metric) for metric in used}
-            n = {cell.record.n for cell in cells.values() if cell}
-            row = [system, one.kind or "all", "/".join(map(str, sorted(n))) or DASH]
-            rows.append(row + [format_cell(cells[m], ROBUSTNESS[m][1]) for m in used])
-    return _markdown(["system", "texts", "n", *(ROBUSTNESS[m][0] for m in used)], rows)
+    rows = [
+        ([system, one.kind or "all"], {metric: results.find(split, system, metric) for metric in ROBUSTNESS})
+        for system in results.systems(next(iter(splits)))
+        for split, one in splits.items()
+    ]
+    return _table(["system", "texts"], ROBUSTNESS, rows)
 
 
 def _protocols(results: Results, split: str) -> list[str]:
     """How a split was measured, as a list in Markdown."""
     found = {c.record.protocol for c in results.cells.values() if _plain(c.record, split)}
-    return [*(f"* {protocol}." for protocol in sorted(found)), ""]
+    return ["\n".join([*(f"* {protocol}." for protocol in sorted(found)), ""])] * bool(found)
 
 
 def _pairs(results: Results, split: str) -> list[str]:

@@ -152,7 +152,7 @@ def test_records_and_their_tables(tmp_path):
     everything = [own, *records.values()]
     write_records(tmp_path / "bench.json", everything)
     table = main_markdown(Results("mini", tmp_path)).split("## Speed")[1]
-    assert "rtf_total | time_ratio |" in table and "random weights" in table
+    assert "| RTF ↓ | time / ours |" in table and "random weights" in table
     assert "| [5.0000](bench.json) (4.0000 to 6.0000) | [50.0](bench.json) (40.0 to 60.0) |" in table
     written = figures.draw_all("mini", tmp_path, tmp_path / "figures")
     assert {path.stem for path in written} == {"rtf-length", "peer-speed"}

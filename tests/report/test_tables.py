@@ -74,23 +74,27 @@ def folder(tmp_path, shipped):
 
 def test_markdown_names_files_and_keeps_the_papers_figures_apart(folder):
     text = main_markdown(Results("mini", folder))
-    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    rows = {line.split(" | ")[0].strip("| "): line for line in reversed(text.splitlines()) if line.startswith("|")}
     assert "[0.060](paper-demo.json) (0.050 to 0.080)" in rows["authors/mobilespeech"]
-    assert rows["authors/mobilespeech"].endswith("| – | – | 0.09 (seen: abstract; one A100) |")
-    assert rows["authors/vall-e"].endswith("| – | – | – |")
-    models = " | [10.5 M](ours.json) | [3.6](ours.json) | – | – | – |"
-    assert re.search(rf"^\| mobilespeech-mini-steps4 .*{re.escape(models)}$", text, re.MULTILINE)  # of one checkpoint
-    assert text.count(models) == 3 and "parameters | training hours | WER (paper)" in text
-    assert "| – | – | – | – | 0.09 (seen" in rows["authors/mobilespeech"]  # RTF, model, the paper's WER and SIM
-    assert "| mobilespeech-mini | 20 | [0.200](ours.json) (0.190 to 0.220) | [0.100](ours.json)" in text
-    assert text.index("Words wrong") < text.index("## Speed") and text.count("Words wrong") == 1
+    assert rows["authors/mobilespeech"].endswith("| RTF 0.09 (seen: abstract; one A100) |")
+    assert rows["authors/vall-e"].endswith("| – |")
+    ours = rows["mobilespeech-mini"]
+    assert ours.startswith("| mobilespeech-mini | 20 | [0.200](ours.json) (0.190 to 0.220) | [0.700](ours.json)")
+    assert ours.endswith("| [0.300](ours.json) (0.290 to 0.320) | [10.5 M](ours.json) | – |")  # RTF of 10 s, 1 thread
     assert "| [0.090](ours.json) (0.080 to 0.110) | – |" in rows["ground-truth-codec"]  # no SIM: a dash
-    assert "[+0.110](ours.json) (+0.100 to +0.130)" in text and "to `ground-truth-codec`" in text
-    assert "[0.300](ours.json)" in text.split("## test")[1].split("## Speed")[0]  # RTF of 10 s on one thread
-    assert text.index("| ground-truth |") < text.index("| mobilespeech-mini |")
+    assert text.index("## test") < text.index("## paper-demo")  # the main result first
+    assert text.index("| ground-truth |") < text.index("| mobilespeech-mini |") < text.index("Other numbers of passes")
     assert text.index("| mobilespeech-mini-steps1 ") < text.index("| mobilespeech-mini-steps4 ")
-    assert "RTF" not in text.split("Paired difference")[1].split("Controls")[0]
-    assert "WER against other texts" in text and "CER" not in text.split("## paper-demo")[1].split("##")[0]
+    assert "wer_shuffled" in main_csv(Results("mini", folder)) and "wer_shuffled" not in text
+
+
+def test_the_main_page_is_short(folder):
+    noisy = {"study": "noisy-prompts", "condition": "white"}
+    write_records(folder / "noisy.json", [make(OURS, "wer", 0.1, snr_db=float(db), **noisy) for db in range(20)])
+    text = main_markdown(Results("mini", folder))
+    tables_of = [part.splitlines() for part in re.split(r"\n\n", text) if part.startswith("|")]
+    assert all(len(lines) <= 2 + 15 and lines[0].count("|") <= 9 for lines in tables_of)
+    assert "5 more rows are in [main.csv](main.csv)" in text
 
 
 def test_csv_has_every_record_with_its_file(folder):
@@ -158,13 +162,13 @@ def sweep(threads=1, slope=0.05, lengths=(2.0, 5.0, 10.0, 30.0), **more) -> list
 
 def test_token_shares_have_a_table(tmp_path):
     at = {"study": "model", "split": None, "precision": "bf16"}
-    shares = [make(OURS, "token_agreement_free", 1 - j / 10, layer=j, **at) for j in (2, 1, 10)]
+    shares = [make(OURS, "token_agreement_free", 1 - j / 10, layer=j, **at) for j in (2, 1, 7, 8)]
     found = [*sweep(), *sweep(threads=2, slope=0.03), *sweep(precision="bf16"), *shares]
     write_records(tmp_path / "sweep.json", found)
     text = main_markdown(Results("mini", tmp_path))  # one length for each thread count is no clash
     shown = text.split("## Tokens of other precisions")[1].split("##")[0]
     assert (
-        "| system | tokens | texts | layer 1 | layer 2 | layer 10 |" in shown
+        "| system | number | n | layer 1 | layer 2 | layer 8 |" in shown
         and "| mobilespeech-mini-bf16 | free | 20 | [0.900]" in shown
     )
 
