@@ -469,10 +469,9 @@ def evaluate(
         if len(passes) != tts.codec.config.n_q:
             raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
         tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
-        system += f"-steps{passes[0]}"
     source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
-    threads = torch.get_num_threads()
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads, device)
+    made_by = {"threads": torch.get_num_threads(), "device": device, "steps": passes[0] if passes else None}
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), **made_by)
     if plain:
         trials = EvalSet.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
@@ -485,7 +484,7 @@ def evaluate(
         records = evaluate_experiment(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
     for record in records:
         if record.pair_with is None:
-            name = record.system if plain else f"{record.split}\t{record.system}"
+            name = record.name if plain else f"{record.place}\t{record.name}"
             typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
 
 
@@ -582,8 +581,8 @@ def bench(
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     for record in records:
-        peer = f"{record.system}\t" * (record.system != system)
-        peer = f"{record.split}\t{record.threads}\t{peer}" if sweep else peer
+        peer = f"{record.name}\t" * (record.name != system)
+        peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
 
 

@@ -274,9 +274,8 @@ def test_compare_and_records(tts, folders, voice) -> None:
     assert all(len(v) == 2 and min(v) >= 0 for s in found.values() for v in s["rtf"].values())
     provenance = Provenance.of("smoke", seed=0, threads=1)
     records = compare_records(found, provenance, "mobilespeech-tiny", 2.5)
-    systems = {r.system for r in records}
-    assert systems == {f"mobilespeech-tiny-{name}" for name in ("pytorch", "fp32", "int8")}
-    assert {r.split for r in records} == {"bench-2.5s", "none"}
+    assert {(r.runtime, r.precision) for r in records} == {(PYTORCH, None), ("onnx", "fp32"), ("onnx", "int8")}
+    assert {r.place for r in records} == {"bench-2.5s", "model"}
     assert len({r.key for r in records}) == len(records)
     with pytest.raises(ValueError, match="0 texts"):
         compare(tts, folders, (), voice)
