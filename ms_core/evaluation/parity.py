@@ -233,7 +233,7 @@ def measure_executorch(
 
 
 def executorch_summary(records: Sequence[Record]) -> str:
-    """What `measure_executorch` found, in the words that README.md has."""
+    """What `measure_executorch` found, in the words that notebook 6 has."""
 
     def said(precision: str, metric: str) -> list[Record]:
         found = [r for r in records if r.system.endswith(f"-pte-{precision}") and re.fullmatch(metric, r.metric)]
@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for record in records:
         print(f"{record.system}\t{record.metric}\t{record.value:g}")
-    print(f"README.md, under On a phone: {executorch_summary(records)}")
+    print(f"notebook 6, under ExecuTorch: {executorch_summary(records)}")
     free = [r.value for r in records if r.system.endswith("-fp32") and r.metric.startswith("token_agreement")]
     return int(min(free) < 1)
 
