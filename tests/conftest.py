@@ -11,18 +11,11 @@ import pytest
 import soundfile
 import torch
 from accelerate.state import AcceleratorState
-from beartype._check.code import codemain
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 from lhotse import CutSet
+from shapes import CHECKED
 
-CHECKED = (
-    "additions", "align", "codec", "crossfade", "data.augment", "data.batches", "decoding", "encoder", "layers",
-    "model", "prompt", "smd", "synthesis", "synthesizer", "text", "tokens",
-)  # fmt: skip
-# From here on every call into these modules must have the shapes and types that its signature states. Of a long list
-# beartype looks at a random item: it draws from a generator of its own, since some tests watch the global one.
-codemain.getrandbits = random.Random(0).getrandbits
-install_import_hook([f"ms_core.{name}" for name in CHECKED], "beartype.beartype")
+install_import_hook([f"ms_core.{name}" for name in CHECKED], "shapes.checked")
 
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, DataConfig, DecodingConfig, ModelConfig, Preset, TrainConfig
@@ -65,6 +58,14 @@ def accelerate_forgets() -> Iterator[None]:
     """accelerate keeps the precision of a process's first run and refuses another; a test process has many."""
     yield
     AcceleratorState._reset_state()
+
+
+@pytest.fixture
+def any_shape() -> Iterator[None]:
+    """Shapes and types are not checked here (`shapes.py`)."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @contextmanager
