@@ -144,7 +144,7 @@ def test_int8_runs_and_is_near(tts, voice, folders, voice_file) -> None:
         error = np.abs(states[name] - values).max() / np.abs(values).max()
         assert error < 0.1, (name, error)
         assert (error > 0) == (name not in ("prompt_index", "prompt_place")), name  # those are not computed in int8
-    wav = runtime.synthesize(TEXTS[1], voice_file)
+    wav = runtime.synthesize(TEXTS[1], runtime.load_voice(voice_file))
     assert np.isfinite(wav).all() and np.abs(wav).max() > 0
     operators = {n.op_type for n in onnx.load(folders["int8"] / "smd.onnx", load_external_data=False).graph.node}
     assert "MatMulInteger" in operators
