@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,6 @@ import typer
 from ms_core import paths
 
 app = typer.Typer(
-    help="MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -95,7 +94,7 @@ def extra_of(module: str, requirements: Iterable[str]) -> str | None:
     top = module.partition(".")[0].replace("_", "-").lower()
     for requirement in requirements if top != "ms-core" else ():
         name = re.match(r"[\w-]+", requirement)[0].replace("_", "-").lower()
-        if name == top and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
+        if name in (top, f"{top}-prebuilt") and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
             return extra[1]
     return None
 
@@ -202,6 +201,21 @@ def load_config(name: str, changes: list[str] | None = None):
         except yaml.YAMLError:
             raise UsageError(f"--set {change!r}: {value!r} is not a YAML value") from None
     return override(load_preset(name), values)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ms-core {version('ms-core')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens."""
 
 
 @command("synth")

@@ -20,7 +20,7 @@ def lengths_to_mask(lengths: Int[Tensor, " b"], longest: int) -> Bool[Tensor, "b
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
-def rotary(x: Float[Tensor, "b h t c"], first: int | Int[Tensor, " b"]) -> Float[Tensor, "b h t c"]:
+def rotary(x: Float[Tensor, "b h t c"], first: int | torch.SymInt | Int[Tensor, " b"]) -> Float[Tensor, "b h t c"]:
     """Rotate pairs of channels by position (Su et al. 2021); the positions are first, first + 1, ..."""
     half = x.shape[-1] // 2
     rate = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)

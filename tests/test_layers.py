@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import stir
+from jaxtyping import TypeCheckError
 
 from ms_core.layers import Attention, ConformerBlock, ConvModule, lengths_to_mask, rotary
 
@@ -107,3 +108,8 @@ def test_cross_attention_has_no_positions_and_ignores_the_masked() -> None:
     turned = context[:, [2, 0, 1, 4, 3]]
     assert torch.allclose(out, module.cross(x, module.keys_values(turned), mask), atol=1e-6)
     assert module.prompt_key_value is None
+
+
+def test_shapes_are_checked_while_the_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="x"):
+        rotary(torch.zeros(2, 3, 4), 0)
