@@ -412,7 +412,7 @@ class Muon(torch.optim.Optimizer):
         y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(self.EPSILON)
         for _ in range(self.STEPS):
             gram = y @ y.mT
-            y = a * y + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ y
+            y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
         return (y.mT if tall else y).to(x.dtype)
 
 
