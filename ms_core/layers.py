@@ -121,9 +121,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, mult: int):
         unused = nn.Identity()  # a dropout's place, which checkpoints count
-        super().__init__(
-            nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.SiLU(), unused, nn.Linear(mult * dim, dim)
-        )
+        super().__init__(nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.SiLU(), unused, nn.Linear(mult * dim, dim))
 
 
 class ConvModule(nn.Module):

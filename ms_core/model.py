@@ -191,7 +191,7 @@ class MobileSpeechModel(nn.Module):
         return ce, latent, logits.argmax(-1) == target
 
     def _scores_of_masked(self, x, copied, codes, layer, masked, with_latent):
-        """`_scores` of the masked frames alone, zero elsewhere; layer by layer, so that frames of a head stand together.
+        """`_scores` of the masked frames alone, zero elsewhere; layer by layer, since each has a head of its own.
 
         On a CPU, where asking how many they are costs nothing.
         """
