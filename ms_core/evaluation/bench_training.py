@@ -42,10 +42,9 @@ def random_pack(preset: Preset, utterances: int = 64, speakers: int = 8, seed: i
         codes = rng.integers(0, preset.codec.bins, (preset.codec.n_q, durations.sum()))
         return f"s{index % speakers}", phones, durations, codes
 
-    speech = Utterances.of(one(i) for i in range(utterances))
-    return Pack(
-        speech, speech, codec, {"speech_hours": round(speech.codes.shape[1] / codec.config.frame_rate / 3600, 3)}
-    )
+    speech, dev = (Utterances.of(one(i) for i in range(n)) for n in (utterances, 2 * speakers))
+    hours = round(speech.codes.shape[1] / codec.config.frame_rate / 3600, 3)
+    return Pack(speech, dev, codec, {"speech_hours": hours})
 
 
 class TimedRun(Run):
