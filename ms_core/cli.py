@@ -74,6 +74,9 @@ PresetName = Annotated[str, typer.Option(help="smoke, mini, paper, or a .yaml fi
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key, as in mask.alpha=0.5.")
 ]
+Processes = Annotated[
+    int, typer.Option(min=1, max=64, help="Of a training, on this machine; on a CPU of one thread each.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same speech.")]
 Steps = Annotated[
     str | None, typer.Option(metavar="S,1,...", help="Decoding passes for each codec layer; default: the model's own.")
@@ -388,12 +391,17 @@ def train(
         list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
     ] = None,
     part_mb: PartMb = None,
+    processes: Processes = 1,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
     if part_mb and not pack:
         raise UsageError("--part-mb is of --pack: give it too")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
     if pack:
         if part is Part.codec or replace:
             raise UsageError("--pack trains a model, in a new folder or with --resume")
@@ -401,7 +409,9 @@ def train(
 
         folder = out or paths.run(config.name) / "model"
         parts = part_mb << 20 if part_mb else None
-        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start, parts)}: model")
+        export = train_from_packs(config, pack, folder, minutes, resume, start, parts)
+        if is_first():
+            typer.echo(f"{export}: model")
         return
     from ms_core.training import runs as training_runs
 
@@ -534,6 +544,14 @@ def bench(
     passes: Annotated[
         str | None, typer.Option(metavar="S,...", help="Of a sweep, in layer 1. Default: 1,2,4,8,16,32.")
     ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Instead: seconds of speech a second in the training of --preset.")
+    ] = False,
+    preset: PresetName = "mini",
+    pack: Annotated[list[Path] | None, typer.Option(help="Of --training: its speech. Default: random tokens.")] = None,
+    processes: Processes = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Of --training: steps that are timed.")] = 20,
+    changes: Changes = None,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
@@ -543,8 +561,16 @@ def bench(
 ) -> None:
     """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
 
-    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread.
+    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread. --training times the
+    parts of a training step.
     """
+    if training:
+        if sweep or peers:
+            raise UsageError("--training goes with neither --sweep nor --peers")
+        _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out)
+        return
+    if pack or processes > 1 or changes:
+        raise UsageError("--pack, --processes and --set are of --training: give it too")
     if not sweep and (lengths or passes):
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
@@ -598,6 +624,31 @@ def bench(
         peer = f"{record.name}\t" * (record.name != system)
         peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
+    config = load_config(preset, changes)
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
+    from ms_core.evaluation.bench import torch_threads
+    from ms_core.evaluation.bench_training import bench_training
+    from ms_core.evaluation.records import write_records
+
+    with torch_threads(threads):
+        records = bench_training(config, pack or [], processes, steps, seed)
+    if not is_first():
+        return
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
 
 
 @command("cost")
