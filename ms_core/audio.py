@@ -4,8 +4,6 @@ Any file that soundfile reads is taken (WAV, FLAC, Ogg Opus, MP3 ...); resamplin
 are our choice: they catch the prompts from which no voice can be taken before a model makes noise of them.
 """
 
-import io
-import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float, Num
+
+from ms_core.files import AudioError
 
 MAX_FILE_SECONDS = 3600
 """The longest file that is read into memory."""
@@ -24,10 +24,6 @@ FULL_SCALE = 0.999
 MAX_CLIPPED = 0.01
 """The allowed share of samples at or above `FULL_SCALE`."""
 MAX_CHANNELS = 8
-
-
-class AudioError(ValueError):
-    """A recording that cannot be read, used or written, with the reason."""
 
 
 def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "L"], int]:
@@ -109,33 +105,6 @@ def resample(wav: Float[np.ndarray, "L"], source_rate: int, sample_rate: int) ->
     if source_rate == sample_rate:
         return wav.astype(np.float32, copy=False)
     return soxr.resample(wav.astype(np.float32, copy=False), source_rate, sample_rate)
-
-
-def write_wav(path: str | Path, wav: Float[np.ndarray, "L"], sample_rate: int) -> Path:
-    """Write float samples (L,) as a 16-bit WAV file; what lies outside [-1, 1] is clipped.
-
-    The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed.
-    Raises AudioError for samples that are no finite floats (L,), another suffix than .wav and a failed write.
-    """
-    path, wav = Path(path), np.asarray(wav)
-    if path.suffix.lower() != ".wav":
-        raise AudioError(f"cannot write {path}: only WAV is written, give a name that ends in .wav")
-    if wav.ndim != 1 or not len(wav) or not np.issubdtype(wav.dtype, np.floating) or not np.isfinite(wav).all():
-        raise AudioError(f"cannot write {path}: not finite float samples (L,) but {wav.dtype} of shape {wav.shape}")
-    encoded = io.BytesIO()  # in memory first, since libsndfile does not report every failed write
-    soundfile.write(encoded, np.clip(wav, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise AudioError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _floats(wav: np.ndarray) -> np.ndarray:

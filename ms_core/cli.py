@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,6 @@ import typer
 from ms_core import paths
 
 app = typer.Typer(
-    help="MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -75,6 +74,9 @@ PresetName = Annotated[str, typer.Option(help="smoke, mini, paper, or a .yaml fi
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key, as in mask.alpha=0.5.")
 ]
+Processes = Annotated[
+    int, typer.Option(min=1, max=64, help="Of a training, on this machine; on a CPU of one thread each.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same speech.")]
 Steps = Annotated[
     str | None, typer.Option(metavar="S,1,...", help="Decoding passes for each codec layer; default: the model's own.")
@@ -95,7 +97,7 @@ def extra_of(module: str, requirements: Iterable[str]) -> str | None:
     top = module.partition(".")[0].replace("_", "-").lower()
     for requirement in requirements if top != "ms-core" else ():
         name = re.match(r"[\w-]+", requirement)[0].replace("_", "-").lower()
-        if name == top and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
+        if name in (top, f"{top}-prebuilt") and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
             return extra[1]
     return None
 
@@ -204,6 +206,21 @@ def load_config(name: str, changes: list[str] | None = None):
     return override(load_preset(name), values)
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ms-core {version('ms-core')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens."""
+
+
 @command("synth")
 def synth(
     text: Annotated[str, typer.Option(help="What to say, in English.")],
@@ -228,7 +245,7 @@ def synth(
 
     import torch
 
-    from ms_core.audio import write_wav
+    from ms_core.files import write_wav
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model, check_device(device))
@@ -374,12 +391,17 @@ def train(
         list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
     ] = None,
     part_mb: PartMb = None,
+    processes: Processes = 1,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
     if part_mb and not pack:
         raise UsageError("--part-mb is of --pack: give it too")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
     if pack:
         if part is Part.codec or replace:
             raise UsageError("--pack trains a model, in a new folder or with --resume")
@@ -387,7 +409,9 @@ def train(
 
         folder = out or paths.run(config.name) / "model"
         parts = part_mb << 20 if part_mb else None
-        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start, parts)}: model")
+        export = train_from_packs(config, pack, folder, minutes, resume, start, parts)
+        if is_first():
+            typer.echo(f"{export}: model")
         return
     from ms_core.training import runs as training_runs
 
@@ -429,6 +453,7 @@ def evaluate(
     milestone: Annotated[
         str | None, typer.Option(metavar="NOTE", help="Add a row that says NOTE to results/<preset>/runs.json.")
     ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
@@ -461,16 +486,16 @@ def evaluate(
     from ms_core.evaluation.records import MILESTONES, Provenance
     from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model), checkpoint_folder(model)
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
     made = read_provenance(folder)
     system = f"mobilespeech-{made['name']}"
     if passes:
         if len(passes) != tts.codec.config.n_q:
             raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
         tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
-        system += f"-steps{passes[0]}"
     source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), torch.get_num_threads())
+    made_by = {"threads": torch.get_num_threads(), "device": device, "steps": passes[0] if passes else None}
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), **made_by)
     if plain:
         trials = EvalSet.of_split(source, split, limit=limit)
         records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
@@ -483,7 +508,7 @@ def evaluate(
         records = evaluate_experiment(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
     for record in records:
         if record.pair_with is None:
-            name = record.system if plain else f"{record.split}\t{record.system}"
+            name = record.name if plain else f"{record.place}\t{record.name}"
             typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
 
 
@@ -519,17 +544,33 @@ def bench(
     passes: Annotated[
         str | None, typer.Option(metavar="S,...", help="Of a sweep, in layer 1. Default: 1,2,4,8,16,32.")
     ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Instead: seconds of speech a second in the training of --preset.")
+    ] = False,
+    preset: PresetName = "mini",
+    pack: Annotated[list[Path] | None, typer.Option(help="Of --training: its speech. Default: random tokens.")] = None,
+    processes: Processes = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Of --training: steps that are timed.")] = 20,
+    changes: Changes = None,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
-    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+    device: Device = "cpu",
 ) -> None:
     """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
 
-    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread.
+    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread. --training times the
+    parts of a training step.
     """
+    if training:
+        if sweep or peers:
+            raise UsageError("--training goes with neither --sweep nor --peers")
+        _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out)
+        return
+    if pack or processes > 1 or changes:
+        raise UsageError("--pack, --processes and --set are of --training: give it too")
     if not sweep and (lengths or passes):
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
@@ -580,9 +621,34 @@ def bench(
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     for record in records:
-        peer = f"{record.system}\t" * (record.system != system)
-        peer = f"{record.split}\t{record.threads}\t{peer}" if sweep else peer
+        peer = f"{record.name}\t" * (record.name != system)
+        peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
+    config = load_config(preset, changes)
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
+    from ms_core.evaluation.bench import torch_threads
+    from ms_core.evaluation.bench_training import bench_training
+    from ms_core.evaluation.records import write_records
+
+    with torch_threads(threads):
+        records = bench_training(config, pack or [], processes, steps, seed)
+    if not is_first():
+        return
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
 
 
 @command("cost")

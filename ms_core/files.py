@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all, JSON that is equal for equal values, and sha256."""
+"""Files that appear whole or not at all, JSON that is equal for equal values, sound as WAV, and sha256."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
+import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 
 
@@ -50,3 +53,37 @@ def write_json(path: Path, value: object) -> None:
     """Atomic; see `json_text`."""
     text = json_text(value)
     write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used, or sound that cannot be written, with the reason."""
+
+
+def wav_bytes(wav: np.ndarray, sample_rate: int) -> bytes:
+    """Float samples (L,) as a 16-bit mono WAV file; what lies outside [-1, 1] is clipped."""
+    encoded = io.BytesIO()
+    with wave.open(encoded, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate)
+        out.writeframes(np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes())
+    return encoded.getvalue()
+
+
+def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int) -> Path:
+    """Write `wav_bytes`; the file appears whole or not at all.
+
+    Raises AudioError for samples that are no finite floats (L,), another suffix than .wav and a failed write.
+    """
+    path, wav = Path(path), np.asarray(wav)
+    if path.suffix.lower() != ".wav":
+        raise AudioError(f"cannot write {path}: only WAV is written, give a name that ends in .wav")
+    if wav.ndim != 1 or not len(wav) or not np.issubdtype(wav.dtype, np.floating) or not np.isfinite(wav).all():
+        raise AudioError(f"cannot write {path}: not finite float samples (L,) but {wav.dtype} of shape {wav.shape}")
+    if not path.parent.is_dir():
+        raise AudioError(f"cannot write {path}: No such file or directory")
+    try:
+        write_atomic(path, lambda temporary: temporary.write_bytes(wav_bytes(wav, sample_rate)))
+    except OSError as error:
+        raise AudioError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ms_core.audio import AudioError, load_speech, read_audio, write_wav
+from ms_core.audio import AudioError, load_speech, read_audio
+from ms_core.files import write_wav
 
 RATE = 16_000
 
@@ -116,6 +117,7 @@ def test_write_reads_back_and_clips(tmp_path: Path) -> None:
     got, rate = read_audio(path)
     assert rate == 24_000
     np.testing.assert_allclose(got, np.clip(wav, -1, 1), atol=1e-4)
+    assert np.array_equal(read_audio(write_wav(path, got, 24_000))[0], got)  # 16 bits stay as they are
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 

@@ -90,8 +90,8 @@ def test_help_is_quick_and_names_every_command():
     [
         ("synth", "--text --prompt --prompt-text --prompt-seconds --voice --out --model --seed --steps --device"),
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
-        ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out"),
-        ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --device --json"),
+        ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
+        ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
         ("train", "codec|model --preset --minutes --resume --out --pack --part-mb"),
         ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
@@ -132,6 +132,8 @@ def test_a_device_that_is_not_there_and_longer_prompts(pair, tmp_path):
     assert short < 3 < whole
     if not torch.cuda.is_available():
         said = refused("synth", "--text", "Hi.", "--voice", "289", "--out", tmp_path / "o.wav", "--device", "cuda")
+        assert "--device cuda: this machine has cpu" in said
+        said = refused("bench", "--model", pair, "--device", "cuda")
         assert "--device cuda: this machine has cpu" in said
 
 
@@ -338,7 +340,7 @@ def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
     words = ["bench", "--model", pair, "--sweep", "--seconds", 1, "--repeats", 2, "--lengths", "0.5,1,2,3"]
     printed = good(*words, "--passes", "2,4", "--out", out)
     assert re.search(r"^bench-3s\t2\tmobilespeech-tiny-bf16\trtf_total\t", printed, re.MULTILINE), printed
-    found = {(r.system, r.metric, r.split, r.threads): r for r in read_records(out)}
+    found = {(r.name, r.metric, r.place, r.threads): r for r in read_records(out)}
     parts = {f"rtf_{part}" for part in ("text", "prompt", "duration", "smd", "codec", "voice", "total", "smd_pass")}
     for end, threads in (("", 1), ("", 2), ("-bf16", 1), ("-bf16", 2)):
         for seconds in (0.5, 1, 2, 3):
@@ -349,8 +351,8 @@ def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
             }
             assert at == parts | {"audio_seconds", "peak_rss_mb"}
     assert ("mobilespeech-tiny-steps2", "rtf_total", "bench-1s", 1) in found
-    assert ("mobilespeech-tiny-bf16", "token_agreement_forced_layer3", "none", 1) in found
-    assert found["mobilespeech-tiny", "params", "none", 1].value > 1000
+    assert ("mobilespeech-tiny-bf16", "token_agreement_forced", "model", 1) in found
+    assert found["mobilespeech-tiny", "params", "model", 1].value > 1000
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     (tmp_path / "results" / "smoke").mkdir(parents=True)
     out.rename(tmp_path / "results" / "smoke" / "sweep.json")
@@ -370,7 +372,7 @@ def test_bench_beside_peers(pair, tmp_path, monkeypatch):
     out = tmp_path / "bench.json"
     printed = good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 2, "--peers", "--out", out)
     assert re.search(r"^peer/zipvoice-shape-16nfe\ttime_ratio\t", printed, re.MULTILINE), printed
-    found = {(r.system, r.metric, r.split) for r in read_records(out) if r.system.startswith("peer/")}
+    found = {(r.system, r.metric, r.place) for r in read_records(out) if r.system.startswith("peer/")}
     assert ("peer/zipvoice-distill-shape-4nfe", "rtf_total", "bench-0.5s") in found and len(found) == 9
 
 
@@ -380,9 +382,9 @@ def test_evaluate_writes_records_of_the_models_own_split(pair, tmp_path):
     printed = good(*words, "--metrics", "stoi", "--steps", "2,1,1")
     assert re.search(r"^ground-truth-codec\tstoi\t0\.\d+$", printed, re.MULTILINE), printed
     records = read_records(tmp_path / "e")
-    assert {r.system for r in records} == {"mobilespeech-tiny-steps2", "ground-truth", "ground-truth-codec"}
+    assert {r.name for r in records} == {"mobilespeech-tiny-steps2", "ground-truth", "ground-truth-codec"}
     good(*words[:-1], tmp_path / "bare", "--metrics", "stoi", "--steps", "2,1,1", "--no-baselines")
-    assert {r.system for r in read_records(tmp_path / "bare")} == {"mobilespeech-tiny-steps2"}
+    assert {r.name for r in read_records(tmp_path / "bare")} == {"mobilespeech-tiny-steps2"}
     assert "unknown loud" in refused(*words, "--metrics", "loud")
     assert "no utterance of set 'elsewhere'" in refused(*words[:4], "elsewhere", "--out", tmp_path / "e")
 
@@ -393,7 +395,7 @@ def test_evaluate_speaks_hard_texts_and_refuses_conditions_that_a_split_cannot_g
     words = ["evaluate", "--model", pair, "--split", "test", "--limit", 1, "--out", tmp_path / "e", "--conditions"]
     printed = good(*words, "hard-texts", "--voices", 1, "--metrics", "sim_campp")
     assert re.search(r"^hard-texts-digits\tmobilespeech-tiny\tsim_campp\t-?0\.\d+$", printed, re.MULTILINE), printed
-    assert {r.split for r in read_records(tmp_path / "e")} > {"hard-texts", "hard-texts-one-to-three-words"}
+    assert {r.place for r in read_records(tmp_path / "e")} > {"hard-texts", "hard-texts-one-to-three-words"}
     assert "--voices 2 is of --conditions hard-texts alone" in refused(*words, "noisy-prompts", "--voices", 2)
     assert "'test' has 2 speakers, 3 voices are wanted" in refused(*words, "hard-texts")
     assert "'test' has 1 speakers besides 445: babble needs 4" in refused(*words, "noisy-prompts")

@@ -154,19 +154,24 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
 
 
 def multiply_add_records(found: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
-    """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total` on the split `bench-<seconds>s`."""
+    """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total`."""
     return [
-        Record(**provenance.model_dump(), system=system, split=f"bench-{seconds:g}s", metric=f"multiply_adds_{name}",
-               value=value / 1e6, unit="million a second of speech", n=1,
+        Record(**provenance.model_dump(), study="bench", system=system, seconds=seconds, n=1,
+               metric=f"multiply_adds_{name}", value=value / 1e6, unit="million a second of speech",
                protocol="counted, not timed: products, convolutions and attention of the exported graphs")
         for name, value in {**found, "total": sum(found.values())}.items()
     ]  # fmt: skip
 
 
 def bench_records(
-    result: dict[str, object], provenance: Provenance, system: str, seconds: float, note: str = ""
+    result: dict[str, object],
+    provenance: Provenance,
+    system: str,
+    seconds: float,
+    note: str = "",
+    precision: str | None = None,
 ) -> list[Record]:
-    """Records of one `bench` on the split `bench-<seconds>s`.
+    """Records of one `bench` of about `seconds` of speech.
 
     rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb, a number or, with an interval, one a repeat.
     note: added to what the records say of how they were measured.
@@ -176,7 +181,7 @@ def bench_records(
         f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
         f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats{note}"
     )
-    common = {**provenance.model_dump(), "system": system, "split": f"bench-{seconds:g}s"}
+    common = {**provenance.model_dump(), "study": "bench", "system": system, "seconds": seconds, "precision": precision}
 
     def rtf(name: str, values: Sequence[float]) -> Record:
         found = bootstrap([value / audio for value in values], seed=0)
@@ -213,7 +218,7 @@ def footprint(weights: Path) -> dict[str, float]:
 
 
 def footprint_records(weights: Path, provenance: Provenance, system: str) -> list[Record]:
-    """Records of `footprint`, on the split `none`."""
+    """Records of `footprint`."""
     return [
         Record(
             **provenance.model_dump(),
@@ -221,8 +226,8 @@ def footprint_records(weights: Path, provenance: Provenance, system: str) -> lis
             value=value,
             unit=unit_of(metric),
             n=1,
+            study="model",
             system=system,
-            split="none",
             protocol=f"counted from {Path(weights).name}, buffers included",
         )
         for metric, value in footprint(weights).items()
@@ -230,7 +235,7 @@ def footprint_records(weights: Path, provenance: Provenance, system: str) -> lis
 
 
 def training_records(made: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
-    """The record `training_hours`, on the split `none`; none where the checkpoint does not say.
+    """The record `training_hours`; none where the checkpoint does not say.
 
     made: what a checkpoint says of its training, see `checkpoint.read_provenance`.
     """
@@ -239,5 +244,5 @@ def training_records(made: Mapping[str, object], provenance: Provenance, system:
     how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
     return [
         Record(**provenance.model_dump(), metric="training_hours", value=total_training_hours(made), system=system,
-               unit=unit_of("training_hours"), n=1, split="none", protocol=how)
+               unit=unit_of("training_hours"), n=1, study="model", protocol=how)
     ]  # fmt: skip

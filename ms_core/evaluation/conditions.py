@@ -5,13 +5,11 @@ study speaks every one of its texts under each of its conditions, so that a cond
 same utterances (paired). A prompt that cannot be enrolled, as noise can make it, is counted as refused: the other
 numbers are then of the prompts that could, and say so by their n.
 
-Records carry the condition in the system's name (`mobilespeech-mini-babble-5db`) and the study in the split's
-(`test-clean-24spk-noisy-prompts`, `hard-texts-digits`); rows and resuming are those of `evaluate`.
+Rows and resuming are those of `evaluate`; a row's system is the `name` of its records.
 """
 
 import csv
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +19,14 @@ from tqdm import tqdm
 
 from ms_core import paths
 from ms_core.align import AlignmentError
-from ms_core.audio import AudioError, load_speech, write_wav
+from ms_core.audio import AudioError, load_speech
 from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, rng_of
 from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
 from ms_core.evaluation.noise import babble, mix, white
-from ms_core.evaluation.records import Provenance, Record, bootstrap, write_records
+from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subject, bootstrap, write_records
 from ms_core.evaluation.scoring import SPOKEN, score
 from ms_core.export.runtime import MobileRuntime
+from ms_core.files import write_wav
 
 TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
 SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well
@@ -35,10 +34,10 @@ VOICES = 3  # that speak each hard text
 NOISES = ("white", "babble")
 SNRS = (20, 10, 5, 0)  # dB
 LENGTHS = (1, 2, 3, 5, 8)  # seconds of prompt
-CLEAN, NORMAL = "clean", "prompt-3s"  # the controls of noise and of length
+NORMAL = "prompt-3s"  # the control of length
 TALKERS, LEAST_TALKERS = 6, 4  # of a babble
 METRICS = ("wer", "cer", "sim_campp", "distillmos")
-PYTORCH = "pytorch"  # the control of exported models
+WHOLE: dict[str, object] = {"": {}}  # the conditions of a study that has but one
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ class Experiment:
     trials: of all utterances of a split; limit: of those that are spoken.
     """
 
-    name = ""  # after the split's name
-    conditions: tuple[str, ...] = ("",)
+    name = ""  # as records have it
+    conditions: Mapping[str, Mapping[str, object]] = WHOLE  # name -> fields of its records
     control: str | None = None
 
     def __init__(self, trials: EvalSet, limit: int | None = None):
@@ -95,8 +94,13 @@ class Experiment:
 
     @property
     def split(self) -> str:
-        """The split's name in records and files."""
-        return f"{self.trials.split}-{self.name}"
+        """The split that records name."""
+        return self.trials.split
+
+    @property
+    def place(self) -> str:
+        """As `Record.place`, for files."""
+        return f"{self.split}-{self.name}"
 
     @cached_property
     def targets(self) -> dict[str, Item]:
@@ -119,9 +123,9 @@ class Experiment:
         """What has to be said of these very utterances, or nothing."""
         return ""
 
-    def parts(self, rows: Sequence[dict]) -> dict[str, list[dict]]:
-        """Rows by the split that their records name."""
-        return {self.split: list(rows)}
+    def parts(self, rows: Sequence[dict]) -> dict[str | None, list[dict]]:
+        """Rows by the kind of text that their records name; None: all."""
+        return {None: list(rows)}
 
 
 class HardTexts(Experiment):
@@ -140,6 +144,10 @@ class HardTexts(Experiment):
     def split(self) -> str:
         return self.name  # the texts are the package's, whatever split the voices are of
 
+    @property
+    def place(self) -> str:
+        return self.name
+
     def utterances(self) -> list[str]:
         return [f"{name}.{speaker}" for name in self.texts for speaker in self.speakers]
 
@@ -156,12 +164,12 @@ class HardTexts(Experiment):
             "recording of the speaker; figures compared as the words that are said"
         )
 
-    def parts(self, rows: Sequence[dict]) -> dict[str, list[dict]]:
-        found = {self.split: list(rows)}
+    def parts(self, rows: Sequence[dict]) -> dict[str | None, list[dict]]:
+        found: dict[str | None, list[dict]] = {None: list(rows)}
         for row in rows:
-            found.setdefault(f"{self.split}-{row['kind']}", []).append(row)
+            found.setdefault(row["kind"], []).append(row)
         if short := [row for row in rows if row["kind"] in SHORT]:
-            found[f"{self.split}-one-to-three-words"] = short
+            found["one-to-three-words"] = short
         return found
 
 
@@ -181,7 +189,8 @@ class NoisyPrompts(Experiment):
         if unknown := [noise for noise in noises if noise not in NOISES]:
             raise ProtocolError(f"unknown noise {', '.join(unknown)}: choose among {', '.join(NOISES)}")
         self.levels = {f"{noise}-{snr:g}db": (noise, snr) for noise in noises for snr in snrs}
-        self.conditions = (CLEAN, *self.levels)
+        self.conditions = {CLEAN: {"condition": CLEAN}}
+        self.conditions |= {name: {"condition": kind, "snr_db": snr} for name, (kind, snr) in self.levels.items()}
         if "babble" in noises:  # before anything is spoken
             trials.others(next(iter(self.targets.values())), TALKERS, LEAST_TALKERS)
 
@@ -220,7 +229,7 @@ class PromptLengths(Experiment):
         if 3 not in lengths:
             raise ProtocolError(f"prompt lengths {list(lengths)}: 3 s, the control, has to be among them")
         self.lengths = tuple(sorted(lengths))
-        self.conditions = tuple(f"prompt-{length:g}s" for length in self.lengths)
+        self.conditions = {f"prompt-{length:g}s": {"prompt_seconds": length} for length in self.lengths}
 
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:
@@ -272,7 +281,8 @@ class Exports(Experiment):
         if not runtimes or len(self.runtimes) < len(runtimes):
             given = ", ".join(f"{r.folder} ({r.manifest.precision})" for r in runtimes) or "none"
             raise ProtocolError(f"exported folders: {given}; give at least one, each of another precision")
-        self.conditions = (PYTORCH, *self.runtimes)
+        self.conditions = {PYTORCH: {"runtime": PYTORCH}}
+        self.conditions |= {name: {"runtime": "onnx", "precision": name} for name in self.runtimes}
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         item = self.targets[key]
@@ -287,17 +297,12 @@ class Exports(Experiment):
 EXPERIMENTS = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
 
 
-def named(system: str, condition: str) -> str:
-    """The name that records give to a system under a condition."""
-    return f"{system}-{condition}" if condition else system
-
-
 def speak(
-    tts, system: str, key: str, case: Case, seed: int, metrics: Sequence[str], asr: str
+    tts, name: str, key: str, case: Case, seed: int, metrics: Sequence[str], asr: str
 ) -> tuple[dict[str, object], np.ndarray | None]:
     """The row of one case and what was spoken; a row with `refused` and None for a prompt that cannot be enrolled."""
     prompt = case.prompt
-    row = {"utt": key, "unit": case.unit, "speaker": case.item.speaker, "system": named(system, case.condition)}
+    row = {"utt": key, "unit": case.unit, "speaker": case.item.speaker, "system": name}
     row |= {"kind": case.kind, "text": case.text, "prompt": prompt.utt, "prompt_seconds": prompt.seconds}
     try:
         voice = tts.voice(case.wav, text=prompt.text, seconds=None)
@@ -327,6 +332,12 @@ def _speakers(rows: Sequence[dict]) -> list[str]:
     return ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
 
 
+def names_of(study: Experiment, system: str, provenance: Provenance) -> dict[str, str]:
+    """Condition -> the `name` of its records."""
+    made = provenance.model_dump()
+    return {c: Subject(**made, system=system, **fields).name for c, fields in study.conditions.items()}
+
+
 def summarise(
     rows: Sequence[dict], study: Experiment, system: str, provenance: Provenance, asr: str = "base"
 ) -> list[Record]:
@@ -335,34 +346,31 @@ def summarise(
     `enrolment_refused` and `prompt_seconds` are of all rows, the rest of those that were spoken; a difference is over
     the utterances that were spoken under both conditions. A condition that was never spoken has the first two alone.
     """
-    about = study.describe() + study.note()
+    about, names = study.describe() + study.note(), names_of(study, system, provenance)
     records: list[Record] = []
 
-    def add(split: str, name: str, metric: str, found: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
+    def add(kind, condition: str, metric: str, found: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
         columns = _columns(found, metric)
         other = None if minus is None else _columns(minus, metric)
         value = bootstrap(*columns, minus=other, speakers=_speakers(found))
-        pair = named(system, study.control) if minus is not None else None
-        protocol = f"{about}; paired difference" if pair else about
-        records.append(make_record(provenance, name, split, metric, value, len(columns[0]), protocol, asr, pair))
+        pair = names[study.control] if minus is not None else None
+        fields = {"study": study.name, "split": study.split, "kind": kind, "n": len(columns[0]), "pair_with": pair}
+        fields |= {"protocol": f"{about}; paired difference" if pair else about, **study.conditions[condition]}
+        records.append(make_record(provenance, system, metric, value, asr, **fields))
 
-    for split, part in study.parts(rows).items():
-        spoken = {named(system, condition): {} for condition in study.conditions}
-        for row in part:
-            if "refused" not in row:
-                spoken[row["system"]][row["utt"]] = row
-        base = spoken.get(named(system, study.control)) if study.control else None
-        for name, found in spoken.items():
-            everything = [
-                {**row, "enrolment_refused": float("refused" in row)} for row in part if row["system"] == name
-            ]
+    for kind, part in study.parts(rows).items():
+        tried = {c: [row for row in part if row["system"] == name] for c, name in names.items()}
+        spoken = {c: {row["utt"]: row for row in tried[c] if "refused" not in row} for c in tried}
+        base = spoken.get(study.control)
+        for condition, found in spoken.items():
+            everything = [{**row, "enrolment_refused": float("refused" in row)} for row in tried[condition]]
             for metric in ("enrolment_refused", "prompt_seconds"):
-                add(split, name, metric, everything)
+                add(kind, condition, metric, everything)
             both = [utt for utt in found if base and utt in base] if found is not base else []
             for metric in metrics_of(next(iter(found.values()), {})):
-                add(split, name, metric, list(found.values()))
+                add(kind, condition, metric, list(found.values()))
                 if both:
-                    add(split, name, metric, [found[utt] for utt in both], [base[utt] for utt in both])
+                    add(kind, condition, metric, [found[utt] for utt in both], [base[utt] for utt in both])
     return records
 
 
@@ -379,24 +387,25 @@ def evaluate_experiment(
     """Let a synthesiser speak a study and score it; returns the records and writes them, with a JSONL of rows.
 
     tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio, asr and resuming
-    as there. The files are `<out>/<study's split>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
+    as there. The files are `<out>/<study's place>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
     cannot be taken of new speech, ProtocolError where the split cannot give what the study asks for, EvaluatorError for
     a missing judge.
     """
     if unknown := [m for m in metrics if m not in SPOKEN]:
         raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
-    stem = Path(out) / re.sub("/", "_", f"{study.split}.{system}")
+    own, names = Subject(**provenance.model_dump(), system=system).name, names_of(study, system, provenance)
+    stem = Path(out) / f"{study.place}.{own}".replace("/", "_")
     keys = study.utterances()
-    run = run_header(tts, system, study.describe(), provenance, metrics, asr)
+    run = run_header(tts, own, study.describe(), provenance, metrics, asr)
     run |= {"conditions": list(study.conditions), "keep_audio": keep_audio}
     log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(study.conditions))
     done = {row["utt"] for row in log.rows}
-    for key in tqdm(keys, desc=f"{system}: {study.split}", unit="utt", disable=None):
+    for key in tqdm(keys, desc=f"{own}: {study.place}", unit="utt", disable=None):
         if key in done:
             continue
         rows = []
         for case in study.cases(key, tts.sample_rate):
-            row, wav = speak(tts, system, key, case, provenance.seed or 0, metrics, asr)
+            row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics, asr)
             rows.append(row)
             if keep_audio and wav is not None:
                 folder = Path(out) / "audio" / row["system"].replace("/", "_")

@@ -80,18 +80,18 @@ def shard_bytes(preset: Preset, utterances: int = WEIGHED) -> float:
 
 
 def cost_records(preset: Preset, seconds: float = 10.0) -> list[Record]:
-    """Records of `training_flops` and `shard_bytes`; system `preset/<name>`, split `train-<seconds>s`."""
+    """Records of `training_flops` and `shard_bytes`."""
     flops = training_flops(preset, seconds)
     step = f"counted, not timed: one training step on {seconds:g} s of speech and a prompt of "
     step += f"{preset.train_model.prompt_seconds:g} s; products, convolutions and attention"
-    made = Provenance.of(preset.name, seed=0, config_hash=preset.digest())
-    common = {**made.model_dump(), "system": f"preset/{preset.name}"}
+    made = Provenance.of(preset.name, seed=0)
+    common = {**made.model_dump(), "study": "cost", "system": f"mobilespeech-{preset.name}", "seconds": seconds}
     rows = [(f"train_gflop_{k}", flops[k] / 1e9, "GFLOP a second of speech", 1, step) for k in ("forward", "backward")]
     rows.append(("params", flops["params"], "count", 1, "trained parameters"))
     weighed = "shards of synthetic utterances, with phones, durations and headers"
     rows.append(("shard_bytes", shard_bytes(preset), "bytes a second of speech", WEIGHED, weighed))
     return [
-        Record(**common, split=f"train-{seconds:g}s", metric=metric, value=value, unit=unit, n=n, protocol=protocol)
+        Record(**common, metric=metric, value=value, unit=unit, n=n, protocol=protocol)
         for metric, value, unit, n, protocol in rows
     ]
 
@@ -103,15 +103,15 @@ def gpu_hours(hours: float, flops: float, utilisation: float, peak: float = A100
 
 def cost_table(records: Sequence[Record], name: str = "paper", small: str = "mini") -> str:
     """The arithmetic for `CORPORA` in Markdown, from the records of two presets. Raises RecordError without them."""
-    found = {(record.system, record.metric): record.value for record in records}
+    found = {(record.preset, record.metric): record.value for record in records if record.study == "cost"}
     try:
         flops = {
-            key: 1e9 * sum(found[f"preset/{key}", f"train_gflop_{part}"] for part in ("forward", "backward"))
+            key: 1e9 * sum(found[key, f"train_gflop_{part}"] for part in ("forward", "backward"))
             for key in (name, small)
         }
-        shard = found[f"preset/{name}", "shard_bytes"]
+        shard = found[name, "shard_bytes"]
     except KeyError as error:
-        raise RecordError(f"no record {' '.join(error.args[0])}: count it with `ms-core cost`") from None
+        raise RecordError(f"no record of {' '.join(error.args[0])}: count it with `ms-core cost`") from None
     preset = load_preset(name)
     train, codec = preset.train_model, preset.codec
     heard = train.steps * train.batch_seconds * PROCESSES / 3600

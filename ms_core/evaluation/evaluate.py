@@ -14,20 +14,20 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ms_core.audio import load_speech, write_wav
+from ms_core.audio import load_speech
 from ms_core.evaluation.bench import bench, bench_records, footprint_records
 from ms_core.evaluation.eval_set import DEMO, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import EvaluatorError, count_errors, versions
-from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of, write_records
+from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
-from ms_core.files import write_atomic
+from ms_core.files import write_atomic, write_wav
 
 __all__ = [
     "EvaluatorError",
@@ -162,19 +162,20 @@ def evaluate(
     """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
 
     tts: an object with `sample_rate`, `codec`, `voice(wav, text)` and `synthesize(text, voice, seed)`, as MobileSpeech
-    has; system: the name that the records carry; trials: see `EvalSet.of_split`; provenance: what made the system, its
-    `seed` being that of the synthesis (0 where None). baselines: also score the recordings and the codec. keep_audio:
-    write `<out>/audio/<system>/<utt>.wav`, the recordings and the prompts (`audio/prompt/`) as well. asr: see
-    `metrics.WhisperASR`. A run that was cut off goes on from its JSONL when all that makes it is the same. Raises
-    ValueError for an unknown metric, ProtocolError where the split cannot give pairs, EvaluatorError for a missing
-    judge.
+    has; system: see `records.Subject`; trials: see `EvalSet.of_split`; provenance: what made the system, its `seed`
+    being that of the synthesis (0 where None), its `steps` what `tts` decodes with where those are not its own.
+    baselines: also score the recordings and the codec. keep_audio: write `<out>/audio/<name>/<utt>.wav`, the
+    recordings and the prompts (`audio/prompt/`) as well. asr: see `metrics.WhisperASR`. A run that was cut off goes on
+    from its JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the
+    split cannot give pairs, EvaluatorError for a missing judge.
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
     out = Path(out)
-    stem = f"{trials.split}.{system.replace('/', '_')}"
+    own = Subject(**provenance.model_dump(), system=system)
+    stem = f"{trials.split}.{own.name.replace('/', '_')}"
     seed, rate = provenance.seed or 0, tts.sample_rate
-    run = run_header(tts, system, trials.describe(), provenance, metrics, asr)
+    run = run_header(tts, own.name, trials.describe(), provenance, metrics, asr)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
     count = baselines * (1 if trials.split == DEMO else 2)
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
@@ -182,10 +183,10 @@ def evaluate(
     if baselines:  # the model has no part in their scores: those of an evaluation before are taken
         known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
         recordings = RowLog(out / f"{trials.split}.recordings.jsonl", known, systems=count)
-    for item in tqdm(trials.targets, desc=f"{system} on {trials.split}", unit="utt", disable=None):
+    for item in tqdm(trials.targets, desc=f"{own.name} on {trials.split}", unit="utt", disable=None):
         if item.utt in done:
             continue
-        wavs = {system: _speak(tts, trials, item, seed)}
+        wavs = {own.name: _speak(tts, trials, item, seed)}
         rows = _rows(trials, item, wavs, rate, metrics, asr)
         if baselines:
             found = [row for row in recordings.rows if row["utt"] == item.utt]
@@ -204,7 +205,7 @@ def evaluate(
         log.add(rows)
     names = {item.utt for item in trials.targets}
     rows = [row for row in log.rows if row["utt"] in names]
-    records = aggregate(rows, provenance, trials.split, trials.describe(), asr)
+    records = aggregate(rows, provenance, trials.split, trials.describe(), asr, {own.name: {"system": system}})
     write_records(out / f"{stem}.json", records)
     return records
 
@@ -262,49 +263,38 @@ def _check_balance(by_system: dict[str, list[dict]]) -> None:
 def provenance_of(system: str, provenance: Provenance) -> Provenance:
     """What of a run's provenance holds for one of its systems.
 
-    What is not a synthesiser of ours carries no seed, config or checkpoint; only recordings through our codec carry
+    What is not a synthesiser of ours carries no seed, decoding or checkpoint; only recordings through our codec carry
     the codec's hash.
     """
     if system not in (GROUND_TRUTH, GROUND_TRUTH_CODEC) and not system.startswith("authors/"):
         return provenance
-    bare = {"seed": None, "config_hash": None, "checkpoint_sha256": None}
+    bare = {"seed": None, "config_hash": None, "checkpoint_sha256": None, "steps": None}
     if system != GROUND_TRUTH_CODEC:
         bare["codec_sha256"] = None
     return provenance.model_copy(update=bare)
 
 
 def make_record(
-    provenance: Provenance,
-    system: str,
-    split: str,
-    metric: str,
-    found: Interval,
-    n: int,
-    protocol: str,
-    asr: str = "base",
-    pair: str | None = None,
+    provenance: Provenance, system: str, metric: str, found: Interval, asr: str = "base", **fields: object
 ) -> Record:
     """A record of an evaluation."""
-    return Record(
-        **provenance_of(system, provenance).model_dump(),
-        metric=metric,
-        **found.fields(),
-        unit=unit_of(metric),
-        n=n,
-        system=system,
-        split=split,
-        evaluators=versions(metric, asr),
-        protocol=protocol,
-        pair_with=pair,
-    )
+    shared = {**provenance_of(system, provenance).model_dump(), "unit": unit_of(metric), **found.fields()}
+    return Record(**shared, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
 
 
 def aggregate(
-    rows: Sequence[dict], provenance: Provenance, split: str, protocol: str, asr: str = "base"
+    rows: Sequence[dict],
+    provenance: Provenance,
+    split: str,
+    protocol: str,
+    asr: str = "base",
+    about: Mapping[str, Mapping[str, object]] | None = None,
+    study: str = "quality",
 ) -> list[Record]:
     """Records of scored utterances: each metric of each system, and its paired difference with the codec's ceiling.
 
-    rows: lines of the JSONL, each system having each utterance once. Raises ValueError for systems with unequal sets
+    rows: lines of the JSONL, each system having each utterance once. about: fields of the records of a row's system,
+    where its name is not all. Raises ValueError for systems with unequal sets
     of utterances.
     """
     by_system: dict[str, list[dict]] = {}
@@ -313,9 +303,10 @@ def aggregate(
     _check_balance(by_system)
     ceiling = next((system for system in by_system if system.endswith(GROUND_TRUTH_CODEC)), None)
 
-    def record(system: str, metric: str, found: Interval, about: str, pair: str | None = None) -> Record:
-        n = len(by_system[system])
-        return make_record(provenance, system, split, metric, found, n, about, asr, pair)
+    def record(system: str, metric: str, found: Interval, how: str, pair: str | None = None) -> Record:
+        fields = {"system": system, "n": len(by_system[system]), "protocol": how, "pair_with": pair}
+        fields |= {"study": study, "split": split, **(about or {}).get(system, {})}
+        return make_record(provenance, metric=metric, found=found, asr=asr, **fields)
 
     records = []
     for system, found in by_system.items():
@@ -329,8 +320,8 @@ def aggregate(
             counts = shuffled_counts(found, seed=0)
             edits, words = [sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts]
             control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in found])
-            about = f"{protocol}; control: transcripts against other utterances' texts"
-            records.append(record(system, "wer_shuffled", control, about))
+            how = f"{protocol}; control: transcripts against other utterances' texts"
+            records.append(record(system, "wer_shuffled", control, how))
     return records
 
 

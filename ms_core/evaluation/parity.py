@@ -8,7 +8,6 @@ RTF of about 0.8 to 1.0 on a chip it does not name (paper.md, section 5.4); none
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -149,18 +148,18 @@ def _greedy(
     return np.stack([system.generate(phones, voice, **given, known=codes[:layer])[0][layer] for layer in layers])
 
 
-def compare_records(found: Mapping[str, dict], provenance: Provenance, system: str, seconds: float) -> list[Record]:
-    """Records of one `compare` of about `seconds` of speech; systems are `<system>-pytorch`, `<system>-int8` and so on.
-
-    RTF and memory stand on the split `bench-<seconds>s`, sizes and agreement on `none`.
-    """
+def compare_records(
+    found: Mapping[str, dict], provenance: Provenance, system: str, seconds: float | None
+) -> list[Record]:
+    """Records of one `compare` of about `seconds` of speech: RTF and memory of study `bench`, the others of `model`."""
     records = []
     for name, values in found.items():
-        common = {**provenance.model_dump(), "system": f"{system}-{name}"}
+        common = {**provenance.model_dump(), "system": system, **fields_of(name)}
 
         def add(metric: str, value: float, n: int, protocol: str, base=common, **fields: object) -> None:
             timed = metric.startswith("rtf_") or metric == "peak_rss_mb"
-            fields = {"split": f"bench-{seconds:g}s" if timed else "none", "unit": "fraction", **fields}
+            told = {"study": "bench", "seconds": seconds} if timed else {"study": "model"}
+            fields = {**told, "unit": "fraction", **fields}
             records.append(Record(**base, metric=metric, value=value, n=n, protocol=protocol, **fields))
 
         for part, series in values["rtf"].items():
@@ -174,8 +173,13 @@ def compare_records(found: Mapping[str, dict], provenance: Provenance, system: s
             add("duration_agreement", value, values["texts"], "share of phones whose predicted frames equal PyTorch's")
         for kind in ("forced", "free"):
             for layer, value in enumerate(values.get(kind, ()), start=1):
-                add(f"token_agreement_{kind}_layer{layer}", value, values["texts"], "share equal to PyTorch's tokens")
+                add(f"token_agreement_{kind}", value, values["texts"], "share equal to PyTorch's tokens", layer=layer)
     return records
+
+
+def fields_of(name: str) -> dict[str, str]:
+    """What records say of "pytorch", or of the ONNX export of a precision."""
+    return {"runtime": PYTORCH} if name == PYTORCH else {"runtime": "onnx", "precision": name}
 
 
 @torch.inference_mode()
@@ -202,7 +206,7 @@ def measure_executorch(
     provenance: Provenance,
     system: str,
 ) -> list[Record]:
-    """Export to `root`/fp32 and `root`/int8, run both, and return records of systems `<system>-pte-<precision>`.
+    """Export to `root`/fp32 and `root`/int8, run both, and return their records.
 
     Sizes of the whole and of each program, seconds of the export, agreement with PyTorch as `agreement` finds it, F0.
     Raises ExportError without ExecuTorch, ValueError without a text.
@@ -214,13 +218,13 @@ def measure_executorch(
         start = time.perf_counter()
         folder = export_executorch(tts, root / precision, made, int8=precision == "int8")
         seconds = time.perf_counter() - start
-        runtime, name = ExecutorchRuntime(folder), f"{system}-pte-{precision}"
-        seed = provenance.seed or 0
+        runtime, seed = ExecutorchRuntime(folder), provenance.seed or 0
         found = {"texts": len(texts), "size_mb": runtime.manifest.megabytes, "rtf": {}}
         found |= agreement(tts, runtime, texts, voice, seed)
         difference = bootstrap(f0_difference(tts, runtime, texts, voice, seed))
-        records += compare_records({f"pte-{precision}": found}, provenance, system, 0)
-        common = {**provenance.model_dump(), "system": name, "split": "none"}
+        told = {"runtime": "executorch", "precision": precision}
+        records += [r.model_copy(update=told) for r in compare_records({precision: found}, provenance, system, None)]
+        common = {**provenance.model_dump(), "study": "model", "system": system, **told}
         records.append(Record(**common, metric="export_seconds", value=seconds, n=1, unit="s",
                               protocol="of all programs, clock time of one run"))  # fmt: skip
         records.append(Record(**common, metric="f0_difference", **difference.fields(), n=len(texts), unit="fraction",
@@ -233,10 +237,10 @@ def measure_executorch(
 
 
 def executorch_summary(records: Sequence[Record]) -> str:
-    """What `measure_executorch` found, in the words that README.md has."""
+    """What `measure_executorch` found, in the words that notebook 6 has."""
 
     def said(precision: str, metric: str) -> list[Record]:
-        found = [r for r in records if r.system.endswith(f"-pte-{precision}") and re.fullmatch(metric, r.metric)]
+        found = [r for r in records if (r.runtime, r.precision, r.metric) == ("executorch", precision, metric)]
         if not found:
             raise ValueError(f"no record of {metric} in {precision}: python -m ms_core.evaluation.parity writes them")
         return found
@@ -245,7 +249,7 @@ def executorch_summary(records: Sequence[Record]) -> str:
     for precision in ("fp32", "int8"):
         (size,), (f0,) = said(precision, "size_mb"), said(precision, "f0_difference")
         forced, free = (
-            100 * float(np.mean([r.value for r in said(precision, rf"token_agreement_{kind}_layer\d+")]))
+            100 * float(np.mean([r.value for r in said(precision, f"token_agreement_{kind}")]))
             for kind in ("forced", "free")
         )
         parts.append(
@@ -278,9 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for record in records:
-        print(f"{record.system}\t{record.metric}\t{record.value:g}")
-    print(f"README.md, under On a phone: {executorch_summary(records)}")
-    free = [r.value for r in records if r.system.endswith("-fp32") and r.metric.startswith("token_agreement")]
+        print(f"{record.name}	{record.metric}	{record.value:g}")
+    print(f"notebook 6, under ExecuTorch: {executorch_summary(records)}")
+    free = [r.value for r in records if r.precision == "fp32" and r.metric.startswith("token_agreement")]
     return int(min(free) < 1)
 
 

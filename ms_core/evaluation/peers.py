@@ -174,7 +174,7 @@ def _units_in_words(counts: dict[str, float], repeats: int) -> str:
 
 
 def comparison_records(found: Sequence[Comparison], provenance: Provenance, ours: str, seconds: float) -> list[Record]:
-    """Records of `compare`: rtf_total and time_ratio of `peer/<system>` on `bench-<seconds>s`, params on `none`.
+    """Records of `compare`: rtf_total, time_ratio and params of `peer/<system>`.
 
     provenance: of the run with ours, the system that the ratio divides by; the peers' records name no checkpoint.
     """
@@ -199,12 +199,12 @@ def comparison_records(found: Sequence[Comparison], provenance: Provenance, ours
         for metric, (values, protocol) in measured.items():
             value = bootstrap(values, seed=0)
             records.append(
-                Record(**apart, system=system, split=f"bench-{seconds:g}s", metric=metric, unit=unit_of(metric),
+                Record(**apart, study="bench", system=system, seconds=seconds, metric=metric, unit=unit_of(metric),
                        **value.fields(), n=repeats, protocol=protocol)
             )  # fmt: skip
         counted = f"counted from the network that was timed; not in it: {one.left_out}"
         records.append(
-            Record(**apart, system=system, split="none", metric="params", unit=unit_of("params"), value=one.params,
+            Record(**apart, study="model", system=system, metric="params", unit=unit_of("params"), value=one.params,
                    n=1, protocol=counted)
         )  # fmt: skip
     return records

@@ -1,6 +1,8 @@
 """Result records: one measured number with its interval and everything that made it.
 
 A result that a table or a figure prints is a `Record` in a JSON file of `results/<preset>/`; one file may hold a list.
+What it is about stands in its fields, a field being None where the model or the protocol was left as it is; `name` and
+`place` are made of fields for headings and rows, and are never taken apart.
 Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993) over speakers and then each one's utterances; a
 rate of the corpus such as WER is resampled as a ratio of sums, and a difference of two systems by the same utterances
 of both (paired).
@@ -15,7 +17,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,6 +29,7 @@ DIGITS = 6  # decimals of a stored number
 RESAMPLES = 2000
 MILESTONES = "runs.json"  # lies beside records, and holds none: see ms_core.evaluation.run_history
 LEVEL = 0.95
+CLEAN, PYTORCH = "clean", "pytorch"  # the controls of noise and of exported models
 UNITS = {  # of the metrics that have a fixed name; a metric of another name states its own unit
     "wer": "fraction",
     "cer": "fraction",
@@ -59,6 +62,20 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
 }
 
 
+Study = Literal[
+    "quality", "listening", "hard-texts", "noisy-prompts", "prompt-lengths", "exports", "bench", "stream", "model",
+    "corpus", "codec", "training", "ablations", "decoding", "attention", "cost",
+]  # fmt: skip
+NAMED = {  # what sets a system apart -> its form in names
+    "condition": "{}", "snr_db": "{:g}db", "prompt_seconds": "prompt-{:g}s", "runtime": "{}", "precision": "{}",
+    "layers": "layers{}", "steps": "steps{}", "temperature": "temperature{:g}",
+}  # fmt: skip
+KEY = (
+    "study", "split", "kind", "seconds", "words", "system", *NAMED, "pair_with", "metric", "layer", "seed", "threads",
+    "device", "preset",
+)  # fmt: skip
+
+
 class RecordError(ValueError):
     """A record or a file of records that cannot be used; the message says which and why."""
 
@@ -70,7 +87,8 @@ class Provenance(BaseModel):
 
     preset: str
     seed: int | None = None
-    config_hash: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")  # Config.digest(); None for what is not ours
+    config_hash: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")  # DecodingConfig.digest(); None: nothing decoded
+    steps: int | None = Field(None, ge=1)  # passes in codec layer 1, where not the model's own
     checkpoint_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the model's weights.safetensors
     codec_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the codec's
     git_commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
@@ -88,6 +106,7 @@ class Provenance(BaseModel):
         threads: int | None = None,
         device: str = "cpu",
         date: str | None = None,
+        steps: int | None = None,
     ) -> "Provenance":
         """Provenance of a run here and now. folder: holds the checkpoint's `model/` and `codec/`, either may be absent.
 
@@ -101,6 +120,7 @@ class Provenance(BaseModel):
             preset=preset,
             seed=seed,
             config_hash=config_hash,
+            steps=steps,
             **digests,
             git_commit=git_commit(),
             device=device_name(device),
@@ -109,20 +129,43 @@ class Provenance(BaseModel):
         )
 
 
-class Record(Provenance):
+class Subject(Provenance):
+    """What a number is of: a system, and what sets it apart from the system as it is."""
+
+    system: str = Field(pattern=r"^(ground-truth(-codec)?|(mobilespeech-|authors/|peer/)[\w.-]+)$")
+    condition: str | None = None  # clean, white, babble; the name of a variant that was trained
+    snr_db: float | None = None  # of the noise on the prompt
+    prompt_seconds: float | None = Field(None, gt=0)  # about, where the study varies it
+    temperature: float | None = None  # of the decoding, likewise as `steps`
+    layers: int | None = Field(None, ge=1)  # the codec's lowest so many alone
+    runtime: Literal["pytorch", "onnx", "executorch"] | None = None  # where several are compared
+    precision: Literal["fp32", "int8", "bf16"] | None = None  # of what is not PyTorch in fp32
+
+    @property
+    def name(self) -> str:
+        """As tables, files and `pair_with` call it."""
+        told = {key: getattr(self, key) for key in NAMED}
+        return "-".join([self.system, *(NAMED[key].format(x) for key, x in told.items() if x is not None)])
+
+
+class Record(Subject):
     """One number. Rates are fractions (0.07, not 7 %); `ci_low`, `ci_high` bound the 95 % interval."""
 
+    study: Study
+    split: str | None = Field(None, min_length=1)  # of the corpus, or `paper-demo`, `hard-texts`
+    kind: str | None = None  # of texts
+    seconds: float | None = Field(None, gt=0)  # of speech, about, where the study varies it
+    words: int | None = Field(None, ge=1)  # of the text, likewise
+    layer: int | None = Field(None, ge=0)  # of the codec, counted from 1
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     value: float
     unit: str = Field(min_length=1)
     n: int = Field(ge=1)  # utterances, or repeats of a timing
     ci_low: float | None = None
     ci_high: float | None = None
-    system: str = Field(min_length=1)
-    split: str = Field(min_length=1)
     evaluators: dict[str, str] = {}  # name -> version
     protocol: str = ""  # how it was measured, in a sentence or two
-    pair_with: str | None = None  # the value is this system's minus that one's, over the same utterances
+    pair_with: str | None = None  # the value is this one's minus that of the one of that `name`, on the same utterances
 
     @field_validator("value", "ci_low", "ci_high")
     @classmethod
@@ -145,18 +188,22 @@ class Record(Provenance):
         return self
 
     @property
+    def place(self) -> str:
+        """As headings and files call the study and what it was made on."""
+        if self.study in ("quality", "listening", "hard-texts"):
+            return "-".join(filter(None, (self.split, self.kind)))
+        length = f"{self.seconds:g}s" if self.seconds else f"{self.words}w" if self.words else None
+        return "-".join(filter(None, (self.split, self.study, length)))
+
+    @property
     def key(self) -> tuple:
-        """What may stand only once in a file."""
-        return (
-            self.split,
-            self.system,
-            self.pair_with or "",
-            self.metric,
-            -1 if self.seed is None else self.seed,
-            self.threads or 0,
-            self.device,
-            self.preset,
-        )
+        """What may stand only once in a file, by which records are sorted."""
+        return self.key_without()
+
+    def key_without(self, *ignored: str) -> tuple:
+        """The key but for some of `KEY`."""
+        values = (getattr(self, name) for name in KEY if name not in ignored)
+        return tuple((value is not None, "" if value is None else value) for value in values)
 
 
 class Interval(NamedTuple):
@@ -250,15 +297,16 @@ def _speaker_counts(speakers: np.ndarray, resamples: int, rng: np.random.Generat
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a list of records, sorted by split, system, pair and metric: equal records give equal files.
+    """Write a list of records, sorted by `KEY` and without what is None: equal records give equal files.
 
     The file appears whole or not at all. Raises RecordError for two records of one key.
     """
     ordered = sorted(records, key=lambda record: record.key)
     for one, two in zip(ordered, ordered[1:], strict=False):
         if one.key == two.key:
-            raise RecordError(f"{path}: two records for {one.key}: keep one, or tell them apart by system or split")
-    write_json(Path(path), [record.model_dump(mode="json") for record in ordered])
+            told = f"{one.metric} of {one.name} on {one.place}"
+            raise RecordError(f"{path}: two records for {told}: keep one, or tell them apart by a field")
+    write_json(Path(path), [record.model_dump(mode="json", exclude_none=True) for record in ordered])
 
 
 def read_file(path: Path) -> list[Record]:
@@ -269,6 +317,8 @@ def read_file(path: Path) -> list[Record]:
         raise RecordError(f"{path}: not a readable JSON file ({error})") from None
     records = []
     for index, value in enumerate(values if isinstance(values, list) else [values]):
+        if isinstance(value, dict) and "study" not in value:
+            raise RecordError(f"{path}, record {index}: of an older form, whose names hold its fields: measure anew")
         try:
             records.append(Record.model_validate(value))
         except ValidationError as error:

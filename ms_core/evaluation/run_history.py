@@ -57,7 +57,7 @@ def add(path: Path, records: Sequence[Record], system: str, made: Mapping[str, o
 
     made: the provenance in the checkpoint's config. Raises MilestoneError where a metric was not evaluated.
     """
-    found = {r.metric: r for r in records if r.system == system and r.pair_with is None}
+    found = {r.metric: r for r in records if r.name == system and r.pair_with is None}
     if lacking := [metric for metric in METRICS if metric not in found]:
         raise MilestoneError(f"a milestone needs {', '.join(METRICS)}; not evaluated: {', '.join(lacking)}")
     one = found[METRICS[0]]

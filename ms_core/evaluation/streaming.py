@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ms_core.evaluation.bench import torch_threads
+from ms_core.evaluation.parity import fields_of
 from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.text import FIRST_PHONES
 
@@ -75,7 +76,7 @@ def _waits(ready: Sequence[float], lengths: Sequence[float]) -> float:
 
 
 def first_audio_records(rows: Sequence[dict], provenance: Provenance, system: str) -> list[Record]:
-    """Records of `first_audio`: systems are `<system>-<name>`, splits `stream-<words>w`."""
+    """Records of `first_audio`, whose systems are "pytorch" and precisions of ONNX."""
     records = []
     notes = {
         "first": "from text to the first part's samples",
@@ -91,8 +92,8 @@ def first_audio_records(rows: Sequence[dict], provenance: Provenance, system: st
             found = bootstrap(row[key])
             name = "first_audio" + key.removeprefix("first") if key.startswith("first") else f"stream_{key}"
             records.append(
-                Record(**provenance.model_dump(), system=f"{system}-{row['system']}", split=f"stream-{row['words']}w",
-                       metric=f"{name}_s", **found.fields(), unit="s", n=len(row[key]),
+                Record(**provenance.model_dump(), study="stream", system=system, **fields_of(row["system"]),
+                       words=row["words"], metric=f"{name}_s", **found.fields(), unit="s", n=len(row[key]),
                        protocol=f"{note}; {about}; interval over repeats after a warm-up")
             )  # fmt: skip
     return records

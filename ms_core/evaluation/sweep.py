@@ -27,7 +27,7 @@ from ms_core.tokens import Voice
 SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)  # of speech, about
 THREADS = (1, 2)
 PASSES = (1, 2, 4, 8, 16, 32)  # in codec layer 1; each other layer takes one
-PRECISIONS = {"fp32": "", "bf16": "-bf16"}  # -> end of the system's name
+PRECISIONS = ("fp32", "bf16")
 AGREEMENT_WORDS = (8, 16, 24)  # lengths of the texts on which the tokens of bf16 are compared with those of fp32
 
 
@@ -44,11 +44,6 @@ class Cell:
     threads: int = 1
     precision: str = "fp32"
     passes: int | None = None
-
-    @property
-    def ending(self) -> str:
-        """The end of the system's name."""
-        return PRECISIONS[self.precision] + (f"-steps{self.passes}" if self.passes else "")
 
 
 def plan(
@@ -139,15 +134,17 @@ def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
 def sweep_records(
     tts: MobileSpeech, found: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
 ) -> list[Record]:
-    """Records of a `sweep`: those of `bench` for every cell. Systems end in `-bf16` and `-steps<S>`."""
+    """Records of a `sweep`: those of `bench` for every cell."""
     records = []
     for cell, result in found.items():
         changed = {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}
-        changes = {"threads": cell.threads, "config_hash": parse(DecodingConfig, changed, "steps").digest()}
+        changes = {"threads": cell.threads, "steps": cell.passes}
+        changes |= {"config_hash": parse(DecodingConfig, changed, "steps").digest()}
         note = "conditions in turns; peak memory apart from the time, what was free given back before"
         note += "; torch's autocast to bf16" * (cell.precision == "bf16")
         told = provenance.model_copy(update=changes)
-        records += bench_records(result, told, system + cell.ending, cell.seconds, note)
+        half = None if cell.precision == "fp32" else cell.precision
+        records += bench_records(result, told, system, cell.seconds, note, half)
     return records
 
 
@@ -162,7 +159,7 @@ def agreement_records(
     layers = tts.codec.config.n_q
     greedy = [1] * layers
     begins = np.cumsum([0, *words])
-    equal: dict[str, list[tuple[float, int]]] = {}  # metric -> (equal ones, all) of each text
+    equal: dict[tuple, list[tuple[float, int]]] = {}  # metric, layer -> (equal ones, all) of each text
     for begin, count in zip(begins, words, strict=False):
         phones = phonemise(" ".join(passage(int(begin) + count).split()[int(begin) :]))
         codes, frames = tts.generate(phones, replace(voice), steps=greedy)  # (n, t)
@@ -175,15 +172,15 @@ def agreement_records(
                 for layer in range(layers)
             ]
         same = [a == b for a, b in zip(guesses, frames, strict=True)]
-        equal.setdefault("duration_agreement", []).append((sum(same), len(same)))
+        equal.setdefault(("duration_agreement", None), []).append((sum(same), len(same)))
         for kind, ours in (("forced", forced), ("free", free)):
             for layer, row in enumerate(ours):
                 share = (int((row == codes[layer]).sum()), codes.shape[1])
-                equal.setdefault(f"token_agreement_{kind}_layer{layer + 1}", []).append(share)
+                equal.setdefault((f"token_agreement_{kind}", layer + 1), []).append(share)
     about = "share equal to fp32's, one greedy pass a layer; tokens with fp32's durations; torch's autocast to bf16"
-    common = {**provenance.model_dump(), "system": system + PRECISIONS["bf16"], "split": "none", "unit": "fraction"}
+    common = {**provenance.model_dump(), "study": "model", "system": system, "precision": "bf16", "unit": "fraction"}
     return [
-        Record(**common, **bootstrap(*zip(*counts, strict=True)).fields(), metric=metric, n=len(counts),
+        Record(**common, **bootstrap(*zip(*counts, strict=True)).fields(), metric=metric, layer=layer, n=len(counts),
                protocol=f"{about}; interval over texts")
-        for metric, counts in equal.items()
+        for (metric, layer), counts in equal.items()
     ]  # fmt: skip

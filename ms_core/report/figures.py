@@ -5,7 +5,6 @@ matplotlib Figure; `draw_all` writes PNG to `figures/<preset>/`.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ms_core import paths
 from ms_core.evaluation import run_history
-from ms_core.evaluation.records import MILESTONES, Record, read_records
+from ms_core.evaluation.records import CLEAN, MILESTONES, Record, read_records
 from ms_core.evaluation.run_history import Milestone
 from ms_core.report.listening import SCALES
 from ms_core.report.speed import judged_speed, peer_speed, quality_speed, rtf_length
@@ -32,17 +31,16 @@ from ms_core.report.style import (
     error_of,
     group_style,
     label,
+    labels_of,
     quality_of,
     save,
     subplots,
 )
 from ms_core.report.tables import (
-    CONDITION,
     QUALITY,
-    RTF_SPLIT,
+    RTF_SECONDS,
     RTF_THREADS,
-    STUDY,
-    system_order,
+    STUDY_TITLES,
 )
 
 EDITS = {
@@ -50,12 +48,12 @@ EDITS = {
     "wer_del": ("deleted", ORANGE, "/////"),
     "wer_ins": ("inserted", GREY, "..."),
 }
-HARD = "hard-texts"  # split of a study whose parts are kinds of texts
+HARD = "hard-texts"  # a study whose parts are kinds of texts
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
 def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = tuple(QUALITY)[:6]) -> Figure:
     """Dot plot with intervals: a panel a metric, a row a system. Raises ValueError where nothing was measured."""
     found = quality_of(records, split)
-    systems = sorted({s for s, m in found if m in metrics and not re.search(r"-steps\d+$", s)}, key=system_order)
+    systems = labels_of(r for r in found.values() if r.metric in metrics and not r.steps)
     metrics = [m for m in metrics if any((s, m) in found for s in systems)]
     if not systems:
         raise ValueError(f"no record of {', '.join(QUALITY)} on split {split!r}: evaluate it first")
@@ -67,10 +65,10 @@ def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = 
             for row, system in enumerate(systems):
                 if (record := found.get((system, metric))) is None:
                     continue
-                colour, marker = group_style(system)
+                colour, marker = group_style(record.system)
                 axis.errorbar(record.value, row, xerr=error_of(record), fmt=marker, color=colour, elinewidth=1.2)
             axis.set_title(QUALITY[metric][0])
-            axis.set_yticks(range(len(systems)), [label(system) for system in systems])
+            axis.set_yticks(range(len(systems)), list(systems.values()))
             axis.set_ylim(len(systems) - 0.5, -0.5)
             axis.margins(x=0.12)
             axis.tick_params(axis="y", length=0)
@@ -83,15 +81,15 @@ def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = 
 
 def _word_bars(records: Sequence[Record], split: str) -> list[tuple[str, dict[str, Record]]]:
     """(label, metric -> record) of what `word_errors` draws: systems, or kinds of hard texts of each system."""
-    splits = [split] if split != HARD else sorted({r.split for r in records if r.split.startswith(HARD)})
-    found = {one: quality_of(records, one) for one in splits}
-    systems = sorted({s for table in found.values() for s, m in table if m == "wer_sub"}, key=system_order)
+    hard = split == HARD
+    kinds = {r.place: r.kind or "all" for r in records if r.study == HARD} if hard else {split: ""}
+    found = {one: quality_of(records, one) for one in sorted(kinds)}
+    systems = labels_of(r for table in found.values() for r in table.values() if r.metric == "wer_sub")
     bars = []
-    for system in systems:
-        for one in splits:
-            kind = (STUDY.fullmatch(one)["kind"] or "all").replace("-", " ") if split == HARD else ""
-            name = ": ".join([label(system)] * (not kind or len(systems) > 1) + [kind] * bool(kind))
-            bars.append((name, {m: r for (s, m), r in found[one].items() if s == system}))
+    for system, title in systems.items():
+        for one, table in found.items():
+            name = ": ".join([title] * (not hard or len(systems) > 1) + [kinds[one].replace("-", " ")] * hard)
+            bars.append((name, {m: r for (s, m), r in table.items() if s == system}))
     return [(name, metrics) for name, metrics in bars if "wer_sub" in metrics]
 
 
@@ -130,14 +128,14 @@ def word_errors(records: Sequence[Record], split: str) -> Figure:
 def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
     """WER, SIM and more against the noise on the prompt, or against its length. Raises ValueError without records."""
     table = quality_of(records, split)
-    bases = sorted({CONDITION.sub("", s) for s, _ in table if CONDITION.search(s)}, key=system_order)
-    if not bases:
+    if not table:
         raise ValueError(f"no record of a condition on split {split!r}: evaluate it first")
-    found: dict[str, dict[str, Record]] = {}  # condition -> metric -> record
-    for (system, metric), record in table.items():
-        if CONDITION.sub("", system) == bases[0] and (match := CONDITION.search(system)):
-            found.setdefault(match[1], {})[metric] = record
-    noises = {condition.partition("-")[0] for condition in found} & {"white", "babble"}
+    first = min(r.system for r in table.values())
+    found: dict[str, dict[str, Record]] = {}  # name -> metric -> record
+    for (name, metric), record in table.items():
+        if record.system == first:
+            found.setdefault(name, {})[metric] = record
+    noises = {r.condition for r in table.values() if r.snr_db is not None}
     panels = {m: t for m, t in PANELS.items() if any(m in f for f in found.values()) and (noises or m in QUALITY)}
     figure, axes = subplots(1, len(panels), 0.4 + 2.1 * len(panels), 2.5)
     with mpl.rc_context(STYLE):
@@ -155,23 +153,26 @@ def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
             axes[0].legend()
         n = sorted({r.n for f in found.values() for m, r in f.items() if m in panels})
         counted = f"n = {n[-1]} utterances" + f", down to {n[0]} where prompts were refused" * (len(n) > 1)
-        where = f"{label(bases[0])} on {STUDY.fullmatch(split)['base']}"
+        plain = next(iter(table.values())).model_copy(update={"condition": None, "snr_db": None})
+        where = f"{label(plain)} on {plain.split}"
         figure.supxlabel(f"{where}; {counted}; bars: 95 % bootstrap interval", fontsize=8)
     return figure
 
 
 def _against_noise(axis: Axes, found: dict[str, dict[str, Record]], metric: str, noises: Sequence[str]) -> None:
     """A line a noise against SNR from high to low, and the clean prompt as a level with its interval."""
-    levels = sorted({int(re.search(r"(\d+)db$", c)[1]) for c in found if c.endswith("db")}, reverse=True)
-    if clean := found.get("clean", {}).get(metric):
+    told = [record for one in found.values() for record in one.values()]
+    levels = sorted({r.snr_db for r in told if r.snr_db is not None}, reverse=True)
+    known = {(r.condition, r.snr_db): r for r in told if r.metric == metric}
+    if clean := known.get((CLEAN, None)):
         axis.axhline(clean.value, color=GREY, linewidth=0.9, linestyle=":", label="clean")
         if clean.ci_low is not None:
             axis.axhspan(clean.ci_low, clean.ci_high, color=GREY, alpha=0.15, linewidth=0)
     for index, noise in enumerate(noises):
         shift = 0.06 * (2 * index - 1)  # side by side
-        at = [(i + shift, found.get(f"{noise}-{level}db", {}).get(metric)) for i, level in enumerate(levels)]
+        at = [(i + shift, known.get((noise, level))) for i, level in enumerate(levels)]
         draw_line(axis, [(x, record) for x, record in at if record], index, noise)
-    axis.set_xticks(range(len(levels)), [str(level) for level in levels])
+    axis.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
     axis.set_xlim(-0.5, len(levels) - 0.5)
     axis.set_xlabel("SNR of the prompt, dB")
 
@@ -276,11 +277,10 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
     records = read_records(results)
     drawn: dict[str, Figure] = {}
     opinions = tuple(scale.key for scale in SCALES)
-    for split in sorted({r.split for r in records if r.metric in opinions}):
+    for split in sorted({r.place for r in records if r.metric in opinions}):
         drawn[f"listening-{split}"] = metric_dots(records, split, opinions)
     judged = set(QUALITY) - set(opinions)
-    studied = {r.split for r in records if STUDY.fullmatch(r.split)}
-    plain = {r.split for r in records if r.metric in judged and not r.split.startswith("bench-")} - studied
+    plain = {r.place for r in records if r.metric in judged and r.study not in ("bench", *STUDY_TITLES)}
     for split in sorted(plain):
         drawn[f"metrics-{split}"] = metric_dots(records, split)
         with_wer = {s for s, m in quality_of(records, split) if m == "wer"}
@@ -288,15 +288,15 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
             drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
         if len(judged_speed(records, split, preset)) > 1:
             drawn[f"quality-speed-{split}"] = quality_speed(records, split, preset)
-    for split in sorted({r.split for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
+    for split in sorted({r.place for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
         drawn[f"word-errors-{split}"] = word_errors(records, split)
-    for split in sorted(s for s in studied if STUDY.fullmatch(s)["study"] in ("noisy-prompts", "prompt-lengths")):
+    for split in sorted({r.place for r in records if r.study in ("noisy-prompts", "prompt-lengths")}):
         drawn[f"robustness-{split}"] = prompt_conditions(records, split)
     if rows := run_history.read(results / MILESTONES):
         drawn["milestones"] = milestones_over_hours(rows)
     if any(r.metric == "rtf_total" and not r.system.startswith("peer/") for r in records):
         drawn["rtf-length"] = rtf_length(records)
-    if any(r.metric == "time_ratio" and (r.split, r.threads) == (RTF_SPLIT, RTF_THREADS) for r in records):
+    if any(r.metric == "time_ratio" and (r.seconds, r.threads) == (RTF_SECONDS, RTF_THREADS) for r in records):
         drawn["peer-speed"] = peer_speed(records)
     for log in sorted(results.glob("train-*.jsonl")):
         drawn[log.stem] = training_curves(read_log(log))

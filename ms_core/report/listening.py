@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of, write_records
+from ms_core.evaluation.records import Record, Subject, bootstrap, unit_of, write_records
 
 KEY_FORMAT, RATINGS_FORMAT = "ms-core-listening-key-1", "ms-core-listening-ratings-1"
 MARKS = ("bad", "poor", "fair", "good", "excellent")  # 1 to 5, ITU-T P.800
@@ -64,7 +64,7 @@ class Key(_Strict):
     format: Literal["ms-core-listening-key-1"] = KEY_FORMAT
     page: Digest
     split: str = Field(min_length=1)
-    systems: dict[str, Provenance]
+    systems: dict[str, Subject]  # by name
     clips: dict[Id, Clip] = Field(min_length=1, max_length=MAX_CLIPS)
 
     @model_validator(mode="after")
@@ -183,7 +183,7 @@ def records(folder: Path) -> list[Record]:
         )
         for (system, metric), values in columns.items():
             shared = {**key.systems[system].model_dump(), "date": date, "metric": metric, "unit": unit_of(metric)}
-            shared |= {"n": len(values), "system": system, "split": key.split}
+            shared |= {"n": len(values), "study": "listening", "split": key.split}
             shared |= {"evaluators": {"listeners": str(len(listeners))}}
             made.append(Record(**shared, **bootstrap(values).fields(), protocol=protocol))
             if ceiling not in (None, system):

@@ -25,8 +25,8 @@ from ms_core.audio import read_audio
 from ms_core.config import ConfigError, load_preset
 from ms_core.evaluation.eval_set import DEMO, demo_rows
 from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
-from ms_core.evaluation.records import Provenance, read_file
-from ms_core.files import json_text, write_atomic
+from ms_core.evaluation.records import Subject, read_file
+from ms_core.files import json_text, wav_bytes, write_atomic
 from ms_core.report import plots
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key
 from ms_core.report.style import label
@@ -78,10 +78,10 @@ class SoundPage:
     protocol: str
     total: int
     utterances: tuple[Utterance, ...]
-    systems: Mapping[str, Provenance]  # in the order of `system_order`
+    systems: Mapping[str, Subject]  # by name, in the order of `system_order`
 
     @property
-    def ours(self) -> dict[str, Provenance]:
+    def ours(self) -> dict[str, Subject]:
         """The systems that have a checkpoint."""
         return {system: made for system, made in self.systems.items() if made.checkpoint_sha256}
 
@@ -110,6 +110,10 @@ def _rows(path: Path) -> list[dict]:
     return rows
 
 
+def _of_another(system: str, own: Subject) -> Subject:
+    return provenance_of(system, own).model_copy(update={"system": system})
+
+
 def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clips: bool = False) -> SoundPage:
     """The first `limit` utterances (None: all) that every finished run on a split in `folder` has, in protocol order.
 
@@ -124,7 +128,7 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
         raise PageError(f"{folder} has no finished run on split {split!r}: {again}")
     if authors_clips and split != DEMO:
         raise PageError(f"the authors' clips are of the split {DEMO}, not of {split!r}")
-    systems: dict[str, Provenance] = {}
+    systems: dict[str, Subject] = {}
     by_utt: dict[str, dict[str, dict]] = {}
     protocols = {}
     for log in logs:
@@ -133,21 +137,21 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
             by_utt.setdefault(row["utt"], {})[row["system"]] = row
         for record in records:
             if record.pair_with is None:
-                systems[record.system] = Provenance(**record.model_dump(include=set(Provenance.model_fields)))
+                systems[record.name] = Subject(**record.model_dump(include=set(Subject.model_fields)))
                 protocols[record.protocol.partition(";")[0]] = None
     own = next((made for made in systems.values() if made.checkpoint_sha256), next(iter(systems.values())))
     whole = {utt: rows for utt, rows in by_utt.items() if rows.keys() == systems.keys()}
     if not whole:
         raise PageError(f"{folder}: no utterance was spoken by each of {', '.join(systems)}: {again} for each")
-    systems.setdefault(GROUND_TRUTH, provenance_of(GROUND_TRUTH, own))
+    systems.setdefault(GROUND_TRUTH, _of_another(GROUND_TRUTH, own))
     demo: dict[str, dict[str, Path]] = {}
     if authors_clips:
         for row in demo_rows():
             if row["system"] != GROUND_TRUTH:
                 system = f"authors/{row['system']}"
                 demo.setdefault(row["librispeech_utt"], {})[system] = Path(row["path"])
-                systems.setdefault(system, provenance_of(system, own))
-    ordered = dict(sorted(systems.items(), key=lambda entry: system_order(entry[0])))
+                systems.setdefault(system, _of_another(system, own))
+    ordered = dict(sorted(systems.items(), key=lambda entry: system_order(entry[1])))
     utterances = []
     for utt, rows in list(whole.items())[:limit]:
         kept = {s: folder / "audio" / s.replace("/", "_") / f"{utt}.wav" for s in ordered if s not in demo.get(utt, {})}
@@ -163,17 +167,6 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
         sounds = {s: sounds[s] for s in ordered}
         utterances.append(Utterance(utt, first["speaker"], first["text"], first["prompt_text"], prompt, sounds, heard))
     return SoundPage(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
-
-
-def encoded(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Samples (L,) in [-1, 1] as a 16-bit WAV file.
-
-    FLAC would be half as large, but libsndfile writes it without a seek table, and Chromium then cannot jump, nor play
-    again, in clips of a second or two.
-    """
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(wav, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
 
 
 def picture(wav: np.ndarray, sample_rate: int, span: float) -> bytes:
@@ -221,6 +214,7 @@ def _linked(text: str) -> str:
 
 
 def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
+    # WAV and not FLAC: libsndfile writes FLAC without a seek table, and Chromium cannot jump in short clips then
     wav, rate = read_audio(file)
     name, about = html.escape(name, quote=True), html.escape(about, quote=True)
     return (
@@ -228,11 +222,11 @@ def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
         f'<img alt="Spectrogram: {name}" src="data:image/png;base64,{_base64(picture(wav, rate, span))}">'
         '<span class="head"></span></div>'
         f'<audio controls preload="metadata" aria-label="{name}, {about}" '
-        f'src="data:audio/wav;base64,{_base64(encoded(wav, rate))}"></audio>{note}</figure>'
+        f'src="data:audio/wav;base64,{_base64(wav_bytes(wav, rate))}"></audio>{note}</figure>'
     )
 
 
-def _article(number: int, one: Utterance) -> str:
+def _article(number: int, one: Utterance, systems: Mapping[str, Subject]) -> str:
     files = (one.prompt, *one.sounds.values())
     span = max(info.frames / info.samplerate for info in map(soundfile.info, files))
     about = f"sentence {number}"
@@ -241,7 +235,7 @@ def _article(number: int, one: Utterance) -> str:
     for system, path in one.sounds.items():
         heard = one.heard.get(system)
         note = f'<p class="heard"><span class="soft">heard by Whisper:</span> {html.escape(heard)}</p>' if heard else ""
-        figures.append(_figure(label(system), path, span, about, note))
+        figures.append(_figure(label(systems[system]), path, span, about, note))
     return (
         f'<article aria-labelledby="s{number}"><h2 id="s{number}">{number}. Speaker {html.escape(one.speaker)}</h2>'
         f'<p class="text">{_shown(one.text)}</p><div class="sounds">{"".join(figures)}</div></article>\n'
@@ -252,7 +246,7 @@ def _origin(study: SoundPage) -> str:
     """A table of what made our systems, a column each."""
     names = {"checkpoint_sha256": "checkpoint, sha256", "codec_sha256": "codec, sha256", "seed": "seed"}
     names |= {"config_hash": "decoding, digest", "git_commit": "commit", "date": "date"}
-    rows = ["<td></td>" + "".join(f'<th scope="col">{html.escape(label(system))}</th>' for system in study.ours)]
+    rows = ["<td></td>" + "".join(f'<th scope="col">{html.escape(label(made))}</th>' for made in study.ours.values())]
     for field, name in names.items():
         values = ["–" if (value := getattr(made, field)) is None else value for made in study.ours.values()]
         cells = "".join(f"<td><code>{html.escape(str(value))}</code></td>" for value in values)
@@ -271,7 +265,7 @@ def sound_page(study: SoundPage) -> str:
         "the recording is what the speaker said. Sounds are at their own level. Spectrograms: 0 Hz to half the sample "
         f"rate, {plots.RANGE:g} dB below each one's loudest point; the time axes of a sentence are equal.</p>"
         f'<p class="soft">{html.escape(study.protocol)}.</p></header>\n<main>\n'
-        + "".join(_article(number, one) for number, one in enumerate(study.utterances, 1))
+        + "".join(_article(number, one, study.systems) for number, one in enumerate(study.utterances, 1))
         + f"</main>\n<footer><h2>What made it</h2>{_origin(study)}<p>{_linked(credits)} All speech but the "
         "recordings and prompts is synthetic, or has passed through a codec.</p></footer>"
     )
@@ -294,7 +288,7 @@ def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
 
     def sound(name: str, file: Path) -> str:
         key = _ids([name], seed)[name]
-        sounds[key] = _base64(encoded(*read_audio(file)))
+        sounds[key] = _base64(wav_bytes(*read_audio(file)))
         return key
 
     for one in study.utterances:

@@ -1,6 +1,5 @@
 """Figures of speed: quality against time, time against length, ours beside peers."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,20 +8,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ms_core.config import load_preset
-from ms_core.evaluation.records import Record
+from ms_core.evaluation.records import PYTORCH, Record
+from ms_core.report.quoted import QUOTED_RTF
 from ms_core.report.style import (
     CYCLE,
     DASHES,
     GREY,
+    RUNTIMES,
     STYLE,
     by_steps,
     error_of,
     group_style,
     label,
+    labels_of,
     quality_of,
     subplots,
 )
-from ms_core.report.tables import QUALITY, QUOTED_RTF, RTF_SPLIT, RTF_THREADS, bench_seconds, system_order
+from ms_core.report.tables import QUALITY, RTF_SECONDS, RTF_THREADS, system_order
 
 PARTS = {  # of RTF -> name
     "text": "text", "prompt": "prompt states", "duration": "durations", "smd": "mask decoder", "codec": "codec",
@@ -30,13 +32,12 @@ PARTS = {  # of RTF -> name
 }  # fmt: skip
 EXPORTED = "exported models, beside PyTorch"
 RTF_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
-EXPORTS = {"pytorch": "PyTorch", "fp32": "ONNX fp32", "int8": "ONNX int8"}  # end of a judged system's name -> name
 
 
 def _rtf(records: Sequence[Record]) -> dict[str, Record]:
-    """System -> rtf_total of the main bench."""
-    main = [r for r in records if (r.metric, r.split, r.threads) == ("rtf_total", RTF_SPLIT, RTF_THREADS)]
-    return {r.system: r for r in main}
+    """Name -> rtf_total of the main bench."""
+    main = [r for r in records if (r.metric, r.seconds, r.threads) == ("rtf_total", RTF_SECONDS, RTF_THREADS)]
+    return {r.name: r for r in main}
 
 
 class _Judged(NamedTuple):
@@ -54,7 +55,9 @@ def judged_speed(records: Sequence[Record], split: str, preset: str) -> list[_Ju
     if base in speed:  # the sweep does not time the model's own passes twice
         speed.setdefault(f"{base}-steps{load_preset(preset).decoding.steps[0]}", speed[base])
     passes = {system: f"S={n}" for system, n in by_steps(records, preset).items()}
-    exports = {f"{base}-{end}": name for end, name in EXPORTS.items()}
+    judged = [r for r in records if r.study == "exports" and r.system == base]
+    judged.sort(key=lambda r: r.runtime != PYTORCH)  # first
+    exports = {r.name: " ".join(filter(None, (RUNTIMES[r.runtime], r.precision))) for r in judged}
     found = []
     for line, systems, where in (("passes in layer 1", passes, split), (EXPORTED, exports, f"{split}-exports")):
         quality = quality_of(records, where)
@@ -73,7 +76,7 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
     points = judged_speed(records, split, preset)
     if len(points) < 2:
         raise ValueError(
-            f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SPLIT}: at least two needed"
+            f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SECONDS:g} s: at least two needed"
         )
     lines = list(dict.fromkeys(point.line for point in points))
     figure, axes = subplots(1, 2, 7.6, 3.4)
@@ -89,7 +92,7 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
                     bars = {"xerr": error_of(point.rtf), "yerr": error_of(quality)}
                     axis.errorbar(x, y, **bars, fmt="none", color=colour, elinewidth=1)
                     style = {"color": colour, "fontsize": 6.5, "textcoords": "offset points"}
-                    if point.name == EXPORTS["pytorch"]:  # it stands where its number of passes does
+                    if point.name == RUNTIMES[PYTORCH]:  # it stands where its number of passes does
                         axis.annotate(point.name, (x, y), (-4, -9), ha="right", **style)
                     else:
                         top = y if quality.ci_high is None else quality.ci_high
@@ -101,7 +104,7 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
                 axis.text(low, 0.02, f"paper, quoted: {name} {reported.value}", fontsize=6.5, color=GREY, **place)
             axis.set_xscale("log")
             axis.set_xticks(RTF_TICKS, [f"{x:g}" for x in RTF_TICKS])
-            axis.set_xlabel(f"RTF, {bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread")
+            axis.set_xlabel(f"RTF, {RTF_SECONDS:g} s of speech, {RTF_THREADS} thread")
             axis.set_title(QUALITY[metric][0])
             axis.margins(x=0.08, y=0.4)  # room for the names
             if metric == "wer":
@@ -118,19 +121,18 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
 
 
 def _bench_lines(records: Sequence[Record], metric: str) -> dict[tuple, list[Record]]:
-    """(order, system, threads, device) -> records of a bench's metric by length; no peers and no `-steps<S>`."""
+    """(order, label, threads, device) -> records of a bench's metric by length; no peers and no other steps."""
     lines: dict[tuple, list[Record]] = {}
     for record in records:
-        apart = record.system.startswith("peer/") or re.search(r"-steps\d+$", record.system)
-        if record.metric == metric and record.split.startswith("bench-") and not apart:
-            key = (system_order(record.system), record.system, record.threads or 0, record.device)
+        apart = record.system.startswith("peer/") or record.steps
+        if record.metric == metric and record.study == "bench" and not apart:
+            key = (system_order(record), label(record), record.threads or 0, record.device)
             lines.setdefault(key, []).append(record)
-    by_length = {"key": lambda record: bench_seconds(record.split)}
-    return {key: sorted(found, **by_length) for key, found in sorted(lines.items())}
+    return {key: sorted(found, key=lambda record: record.seconds) for key, found in sorted(lines.items())}
 
 
-def _line_name(system: str, threads: int) -> str:
-    return f"{label(system)}, {threads} thread{'s' * (threads != 1)}" if threads else label(system)
+def _line_name(title: str, threads: int) -> str:
+    return f"{title}, {threads} thread{'s' * (threads != 1)}" if threads else title
 
 
 def rtf_length(records: Sequence[Record]) -> Figure:
@@ -140,7 +142,7 @@ def rtf_length(records: Sequence[Record]) -> Figure:
     """
     lines = _bench_lines(records, "rtf_total")
     if not lines:
-        raise ValueError("no record of rtf_total on a bench-<seconds>s split: run the bench first")
+        raise ValueError("no record of rtf_total of a bench: run the bench first")
     parts = {part: _bench_lines(records, f"rtf_{part}") for part in PARTS}
     apart = [key for key, found in lines.items() if len(found) > 1 and key in parts["smd"]]
     rows, columns = -(-(1 + len(apart)) // 3), min(3, 1 + len(apart))
@@ -179,7 +181,7 @@ def _timed(figure: Figure, records: Sequence[Record]) -> None:
 def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None:
     """A line of bench records against their lengths, with intervals, in the index-th colour."""
     style = {"color": CYCLE[index % len(CYCLE)], "linestyle": DASHES[index % len(DASHES)], "marker": "o"}
-    seconds = [bench_seconds(record.split) for record in found]
+    seconds = [record.seconds for record in found]
     axis.plot(seconds, [record.value for record in found], label=name, **style)
     for x, record in zip(seconds, found, strict=True):
         axis.errorbar(x, record.value, yerr=error_of(record), fmt="none", color=style["color"], elinewidth=1)
@@ -190,27 +192,28 @@ def peer_speed(records: Sequence[Record]) -> Figure:
 
     Raises ValueError without a peer.
     """
-    bench = [r for r in records if r.split == RTF_SPLIT and r.threads == RTF_THREADS]
-    speed = {r.system: r for r in bench if r.metric == "rtf_total"}
-    ratios = {r.system: r for r in bench if r.metric == "time_ratio"}
-    systems = sorted((s for s in speed if s.startswith(("peer/", "mobilespeech-"))), key=lambda s: speed[s].value)
+    bench = [r for r in records if r.seconds == RTF_SECONDS and r.threads == RTF_THREADS]
+    speed = {r.name: r for r in bench if r.metric == "rtf_total"}
+    ratios = {r.name: r for r in bench if r.metric == "time_ratio"}
+    labels, systems = labels_of(speed.values()), sorted(speed, key=lambda s: speed[s].value)
     if not any(s.startswith("peer/") for s in systems):
-        raise ValueError(f"no peer's rtf_total on {RTF_SPLIT} with {RTF_THREADS} thread: run the bench with --peers")
+        at = f"{RTF_SECONDS:g} s with {RTF_THREADS} thread"
+        raise ValueError(f"no peer's rtf_total on {at}: run the bench with --peers")
     figure, (axis,) = subplots(1, 1, 5.6, 0.8 + 0.24 * len(systems))
     with mpl.rc_context(STYLE):
         for row, system in enumerate(systems):
-            colour, marker = group_style(system)
             record = speed[system]
+            colour, marker = group_style(record.system)
             axis.errorbar(record.value, row, xerr=error_of(record), fmt=marker, color=colour, elinewidth=1.2)
             if ratio := ratios.get(system):
                 spot = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
                 axis.annotate(f"{ratio.value:.3g} ×", (record.value, row), **spot)
         axis.set_xscale("log")
-        axis.set_yticks(range(len(systems)), [label(system) for system in systems])
+        axis.set_yticks(range(len(systems)), [labels[system] for system in systems])
         axis.set_ylim(len(systems) - 0.5, -0.5)
         axis.margins(x=0.15)
         axis.tick_params(axis="y", length=0)
         axis.set_title("RTF (compute seconds / audio seconds) ↓")
-        about = f"{bench_seconds(RTF_SPLIT):g} s of speech, {RTF_THREADS} thread; ×: compute time over ours"
+        about = f"{RTF_SECONDS:g} s of speech, {RTF_THREADS} thread; ×: compute time over ours"
         figure.supxlabel(f"{about}; peers: random weights, without vocoder", fontsize=8)
     return figure

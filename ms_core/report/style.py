@@ -1,7 +1,6 @@
 """The one style of all figures, and what their axes share; colours and markers are safe for colour-blind readers."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ms_core.config import load_preset
-from ms_core.evaluation.records import Record
+from ms_core.evaluation.records import Record, Subject
 from ms_core.files import write_atomic
+from ms_core.report.tables import system_order
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -50,12 +50,17 @@ LABELS = {
 }
 
 
-def label(system: str) -> str:
+RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX", "executorch": "ExecuTorch"}
+
+
+def label(made: Subject) -> str:
     """A system's name for readers."""
-    if match := re.fullmatch(r"mobilespeech-(.+?)(-bf16)?(?:-steps(\d+))?", system):
-        name, half, steps = match.groups()
-        return ", ".join(["ours", name.replace("-", " "), *["bf16"] * bool(half), *[f"S={steps}"] * bool(steps)])
-    return LABELS.get(system, system.removeprefix("peer/"))
+    if not made.system.startswith("mobilespeech-"):
+        known = LABELS.get(made.system, made.system.removeprefix("peer/"))
+        return f"{known}, {made.layers} layer{'s' * (made.layers > 1)}" if made.layers else known
+    parts = [made.system.removeprefix("mobilespeech-"), made.condition, f"S={made.steps}" * bool(made.steps)]
+    parts.insert(2, " ".join(filter(None, (RUNTIMES.get(made.runtime), made.precision))))
+    return ", ".join(["ours", *filter(None, parts)])
 
 
 def group_style(system: str) -> tuple[str, str]:
@@ -85,9 +90,14 @@ def error_of(record: Record) -> list[list[float]] | None:
     return [[max(0.0, record.value - record.ci_low)], [max(0.0, record.ci_high - record.value)]]
 
 
-def quality_of(records: Sequence[Record], split: str) -> dict[tuple[str, str], Record]:
-    """(system, metric) -> record of a split, without differences."""
-    return {(r.system, r.metric): r for r in records if r.split == split and r.pair_with is None}
+def quality_of(records: Sequence[Record], place: str) -> dict[tuple[str, str], Record]:
+    """(name, metric) -> record of a place, without differences."""
+    return {(r.name, r.metric): r for r in records if r.place == place and r.pair_with is None}
+
+
+def labels_of(found: Iterable[Record]) -> dict[str, str]:
+    """Name -> label, in the order of tables."""
+    return {r.name: label(r) for r in sorted(found, key=system_order)}
 
 
 def draw_line(axis: Axes, points: Sequence[tuple[float, Record]], index: int, name: str) -> None:
@@ -100,19 +110,15 @@ def draw_line(axis: Axes, points: Sequence[tuple[float, Record]], index: int, na
 
 
 def by_steps(records: Sequence[Record], preset: str) -> dict[str, int]:
-    """System -> passes in layer 1, of our system and its `-steps<S>` variants.
+    """Name -> passes in layer 1, of our system as it is and with other steps.
 
     Where the model's own number of passes was judged as a variant too, that one stands, beside the others on the same
     utterances.
     """
     base = f"mobilespeech-{preset}"
     default = load_preset(preset).decoding.steps[0]
-    found = {}
-    for system in {r.system for r in records}:
-        if system == base:
-            found[system] = default
-        elif match := re.fullmatch(rf"{re.escape(base)}-steps(\d+)", system):
-            found[system] = int(match[1])
+    ours = [r for r in records if r.system == base and r.study in ("quality", "bench")]
+    found = {r.name: r.steps or default for r in ours if r.precision is None and r.runtime is None}
     if f"{base}-steps{default}" in found:
         found.pop(base, None)
     return dict(sorted(found.items(), key=lambda entry: entry[1]))

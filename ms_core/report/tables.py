@@ -7,18 +7,20 @@ is told by a secondary one, with that source, and a dash elsewhere.
 
 import csv
 import io
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ms_core import paths
-from ms_core.evaluation.records import Record, read_file, read_sourced
+from ms_core.evaluation.records import KEY, Record, Subject, read_file, read_sourced
 from ms_core.files import sha256, write_atomic
 from ms_core.report import listening
+from ms_core.report.quoted import ELSEWHERE, PAPER
 
 DASH = "–"
-RTF_SPLIT, RTF_THREADS = "bench-10s", 1  # the bench that the main table's RTF column shows
+DEMO = "paper-demo"  # a split that stands behind the others
+RTF_SECONDS, RTF_THREADS = 10.0, 1  # the bench that the main table's RTF column shows
 QUALITY = {  # metric -> (heading, decimals)
     "wer": ("WER ↓", 3),
     "cer": ("CER ↓", 3),
@@ -33,13 +35,18 @@ QUALITY = {  # metric -> (heading, decimals)
     "mos_p": ("MOS-P ↑", 2),
     "mos_s": ("MOS-S ↑", 2),
 }
-CONTROLS = {
-    "wer_shuffled": ("WER against other texts", 3),
-    "sim_campp_margin": ("SIM CAM++ own − impostor", 3),
-    "sim_ge2e_margin": ("SIM GE2E own − impostor", 3),
-    "duration_ratio": ("length / recording's", 3),
-    "duration_ratio_share": ("share within 0.85–1.15", 3),
+ROWS = 15  # of a table on the main page
+MAIN = {m: QUALITY[m] for m in ("wer", "sim_campp", "distillmos", "rtf_total")} | {"params": ("parameters", 0)}
+OPINIONS = {m: QUALITY[m] for m in ("mos_q", "mos_p", "mos_s")}
+SPEED = {
+    "rtf_total": ("RTF ↓", 4),
+    "time_ratio": ("time / ours", 1),
+    "peak_rss_mb": ("peak memory, MB", 0),
+    "size_mb": ("size, MB", 1),
+    "params": MAIN["params"],
 }
+NO_N = ("rtf_total", "peak_rss_mb", "params", "size_mb")  # whose n is not of utterances
+LAYERS = (1, 2, 4, 8)
 ERRORS = {  # words, apart
     "wer": ("WER ↓", 3),
     "wer_sub": ("substituted", 3),
@@ -55,61 +62,26 @@ ROBUSTNESS = {  # of the studies of ms_core.evaluation.conditions
     "sim_campp": QUALITY["sim_campp"],
     "distillmos": QUALITY["distillmos"],
 }
-STUDY = re.compile(r"(?P<base>.*?)-?(?P<study>hard-texts|noisy-prompts|prompt-lengths|exports)(-(?P<kind>.*))?")
 STUDY_TITLES = {
     "hard-texts": "Hard texts",
     "noisy-prompts": "Noisy prompts",
     "prompt-lengths": "Prompts of several lengths",
     "exports": "Exported models beside PyTorch",
 }
-# at the end of a system's name in a study or a sweep
-CONDITION = re.compile(r"-(clean|(?:white|babble)-\d+db|prompt-\d+s|pytorch|fp32|bf16|int8)$")
 PEERS_NOTE = (
     "`peer/…` are networks of the published shapes of other systems with random weights: their speed, without vocoder "
-    "and text parts, and no speech. `time_ratio` is their compute time over ours, in turns in one run.\n"
+    "and text parts, and no speech. `time / ours`: compute time over ours, in turns in one run.\n"
 )
-SPEED_DECIMALS = {"peak_rss_mb": 0, "time_ratio": 1, "audio_seconds": 2}  # else 4
-AGREEMENT = re.compile(r"token_agreement_(forced|free)_layer(\d+)")
+AGREEMENT = {"token_agreement_forced": "forced", "token_agreement_free": "free"}
 AGREEMENT_NOTE = (
     "Shares of tokens equal to fp32 PyTorch's by codec layer, with its durations: `forced` given its layers below, "
     "`free` given their own.\n"
 )
-PAPER_METRICS = {"wer": "WER (paper)", "sim": "SIM (paper)", "rtf_total": "RTF (paper)"}
+PAPER_METRICS = {"wer": "WER", "sim": "SIM", "rtf_total": "RTF"}
 
 
 class ReportError(ValueError):
     """Records or tables that do not agree; the message lists every disagreement."""
-
-
-class Reported(NamedTuple):
-    """A figure that a publication gives. tag: `seen` in a primary source, or `secondary`, told by another."""
-
-    system: str
-    metric: str
-    value: str
-    tag: str
-    source: str
-
-
-PAPER = (
-    Reported("authors/mobilespeech", "rtf_total", "0.09", "seen", "abstract; one A100"),
-    Reported(
-        "authors/mega-tts", "rtf_total", "0.39", "secondary", "FlashSpeech (2404.14700) Table 1, citing MobileSpeech"
-    ),
-)
-PHONE = Reported("MobileSpeech, phone", "RTF", "0.8–1.0", "seen", "demo page's source, Dec 2023; chip not named")
-ELSEWHERE = (  # not the paper's own tables: other test sets, judges or versions
-    PHONE,
-    Reported("MobileSpeech, earlier", "RTF", "0.2", "seen", "demo page's overview, beside 0.09 in the paper"),
-    Reported("MobileSpeech + Language-Codec", "WER", "0.029", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech + Language-Codec", "SIM", "0.771", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech + Language-Codec", "MOS-Q", "4.20", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech, plain RVQ codec", "SIM", "0.710", "secondary", "Language-Codec (ACL 2025), by a digest"),
-    Reported("MobileSpeech on VccmDataset", "WER", "0.041", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-    Reported("MobileSpeech on VccmDataset", "MOS-Q", "3.94", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-    Reported("MobileSpeech on VccmDataset", "MOS-S", "4.01", "secondary", "ControlSpeech (ACL 2025), by two digests"),
-)
-QUOTED_RTF = {"A100": PAPER[0], "phone": PHONE}  # of the authors' own system
 
 
 class Cell(NamedTuple):
@@ -120,7 +92,10 @@ class Cell(NamedTuple):
 
 
 class Results:
-    """The records of a preset, looked up by what they measure. Raises ReportError for two records of one thing."""
+    """The records of a preset, looked up by what they measure. Raises ReportError for two records of one thing.
+
+    A row is called by its records' `name`, with the seed where there are several.
+    """
 
     def __init__(self, preset: str, folder: Path | None = None):
         self.preset = preset
@@ -128,63 +103,79 @@ class Results:
         self.cells: dict[tuple, Cell] = {}
         clashes = []
         for file, record in read_sourced(self.folder):
-            key = (record.split, record.system, record.pair_with, record.metric, record.threads, record.device)
-            if not record.split.startswith("bench-"):
-                key = (*key[:4], None, None)  # where quality was measured does not make it another thing
+            # where quality was measured does not make it another thing
+            key = record.key if record.study == "bench" else record.key_without("threads", "device", "preset")
             if key in self.cells:
-                clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.system}")
+                clashes.append(f"{file} and {self.cells[key].file} both have {record.metric} of {record.name}")
             self.cells[key] = Cell(file, record)
         if clashes:
             raise ReportError("keep one record of each thing:\n" + "\n".join(sorted(clashes)))
+        seeds: dict[tuple[str, str], set[int | None]] = {}
+        for cell in self.cells.values():
+            seeds.setdefault((cell.record.place, cell.record.name), set()).add(cell.record.seed)
+        self._seeded = {key for key, found in seeds.items() if len(found) > 1}
+        self._at = {(r.place, self.row(r), r.pair_with, r.metric): c for c in self.cells.values()
+                    if (r := c.record).study != "bench"}  # fmt: skip
         self._models = {(c.record.checkpoint_sha256, c.record.metric): c for c in self.cells.values()
                         if c.record.metric in ("params", "training_hours")}  # fmt: skip
+
+    def row(self, record: Record) -> str:
+        """What a record's row is called."""
+        several = (record.place, record.name) in self._seeded
+        return f"{record.name}, seed {record.seed}" if several else record.name
 
     def find(self, split: str, system: str, metric: str, pair_with: str | None = None) -> Cell | None:
         """The cell of a quality metric; for rtf_total, the bench of 10 s on one thread."""
         if metric == "rtf_total":
             if pair_with is not None:
                 return None
-            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.split == RTF_SPLIT]
+            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.seconds == RTF_SECONDS]
             found = [cell for cell in found if cell.record.threads == RTF_THREADS]
             return found[0] if len(found) == 1 else None
-        return self.cells.get((split, system, pair_with, metric, None, None))
+        return self._at.get((split, system, pair_with, metric))
 
     def benches(self, system: str | None = None) -> list[Cell]:
         """Cells of benches, of one system or of all."""
-        cells = [c for c in self.cells.values() if c.record.split.startswith("bench-")]
-        return [c for c in cells if system in (None, c.record.system)]
+        cells = [c for c in self.cells.values() if c.record.study == "bench"]
+        return [c for c in cells if system in (None, self.row(c.record))]
 
     def of_model(self, record: Record, metric: str) -> Cell | None:
         """The cell of `params` or `training_hours` of the checkpoint behind a record; of its system where none is."""
         if record.checkpoint_sha256 is None:
-            return self.cells.get(("none", record.system, None, metric, None, None))
+            return self._at.get(("model", record.name, None, metric))
         return self._models.get((record.checkpoint_sha256, metric))
 
     def model_behind(self, split: str, system: str, metric: str) -> Cell | None:
         """The same for the records that a system has on a split."""
-        rows = [c.record for c in self.cells.values() if (c.record.split, c.record.system) == (split, system)]
+        rows = [c.record for c in self.cells.values() if (c.record.place, self.row(c.record)) == (split, system)]
         return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
 
-    def splits(self) -> list[str]:
-        """Splits on which quality was measured."""
-        found = {c.record.split for c in self.cells.values() if c.record.metric in (*QUALITY, *CONTROLS)}
-        return sorted(split for split in found if not split.startswith("bench-") and not STUDY.fullmatch(split))
+    def splits(self, study: str) -> list[str]:
+        """Places where quality was measured, in a study; what listeners said is of `quality`, too."""
+        wanted = ("quality", "listening") if study == "quality" else (study,)
+        found = (c.record for c in self.cells.values())
+        places = {r.place for r in found if r.metric in QUALITY and r.study in wanted}
+        return sorted(places, key=lambda place: (place == DEMO, place))
 
-    def studies(self, study: str) -> list[str]:
-        """Splits of a study of robustness by name, so that the whole stands before its parts."""
-        found = dict.fromkeys(c.record.split for c in self.cells.values())
-        return sorted(s for s in found if (match := STUDY.fullmatch(s)) and match["study"] == study)
+    def studies(self, study: str) -> dict[str, Record]:
+        """Place -> a record, of a study of robustness by name, so that the whole stands before its parts."""
+        found = {c.record.place: c.record for c in self.cells.values() if c.record.study == study}
+        return dict(sorted(found.items()))
 
-    def systems(self, split: str) -> list[str]:
-        """Systems with a record on a split: recordings, ours, peers, the authors'."""
-        return sorted({c.record.system for c in self.cells.values() if c.record.split == split}, key=system_order)
+    def systems(self, split: str) -> dict[str, Record]:
+        """Row -> a record, of a place: recordings, ours, peers, the authors'."""
+        found = {self.row(r): r for c in self.cells.values() if (r := c.record).place == split}
+        return dict(sorted(found.items(), key=lambda entry: (system_order(entry[1]), entry[0])))
 
 
-def system_order(system: str) -> tuple[int, str]:
+def system_order(made: Subject) -> tuple:
     """Sort key of a system: recordings first, then ours, peers and the authors' systems; a clean control first."""
+    system = made.system
     ranks = ("ground-truth", "mobilespeech-", "peer/", "authors/ground-truth-codec", "authors/mobilespeech", "authors/")
     rank = next((rank for rank, start in enumerate(ranks) if system.startswith(start)), len(ranks))
-    return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), re.sub("-clean$", "- ", system))
+    apart = (made.condition or "").replace("clean", "")
+    numbers = (made.snr_db, made.prompt_seconds, made.layers, made.steps)
+    return rank, system, apart, made.runtime or "", made.precision or "", *(x or -math.inf for x in numbers)
 
 
 def format_cell(cell: Cell | None, decimals: int, signed: bool = False) -> str:
@@ -214,103 +205,120 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None, main: bool = False) -> str:
-    """One Markdown table of a split; columns and rows without any record are left out. Empty when nothing is left.
+def _table(
+    first: Sequence[str], columns: dict, rows: Sequence[tuple], signed: bool = False, last: str = "", most: int = 999
+) -> str:
+    """One Markdown table; columns and rows without any record are left out. Empty when nothing is left.
 
-    main: with what is known of each row's model, and the paper's figures.
+    columns: key -> (heading, decimals). rows: (first cells, cells by key, last cell). most: of rows, the rest is told.
     """
-    systems = [s for s in results.systems(split) if any(results.find(split, s, m, pair_with) for m in columns)]
-    used = {m: c for m, c in columns.items() if any(results.find(split, s, m, pair_with) for s in systems)}
-    if not used:
-        return ""
-    rows = []
-    for system in systems:
-        cells = {metric: results.find(split, system, metric, pair_with) for metric in used}
-        n = {str(c.record.n) for m, c in cells.items() if c and m != "rtf_total"}
-        row = [system, "/".join(sorted(n)) or DASH]
-        row += [format_cell(cells[m], decimals, bool(pair_with)) for m, (_, decimals) in used.items()]
-        if main:
-            row += [params_cell(results.model_behind(split, system, "params"))]
-            row += [format_cell(results.model_behind(split, system, "training_hours"), 1)]
-            row += [paper_cell(system, m) for m in PAPER_METRICS]
-        rows.append(row)
-    last = ["parameters", "training hours", *PAPER_METRICS.values()] if main else []
-    return _markdown(["system", "n", *(h for h, _ in used.values()), *last], rows)
+    rows = [row for row in rows if any(row[1].get(key) for key in columns)]
+    used = {key: column for key, column in columns.items() if any(cells.get(key) for _, cells, *_ in rows)}
+    lines = []
+    for told, cells, *end in rows:
+        known = {key: cells[key] for key in used if cells.get(key)}
+        n = {cell.record.n for key, cell in known.items() if key not in NO_N}
+        n = n or {next(iter(known.values())).record.n}
+        line = [*told, "/".join(map(str, sorted(n)))]
+        for key, (_, decimals) in used.items():
+            cell = cells.get(key)
+            line.append(params_cell(cell) if key == "params" else format_cell(cell, decimals, signed))
+        lines.append([*line, *end])
+    more = f"\n{len(lines) - most} more rows are in [main.csv](main.csv).\n" * (len(lines) > most)
+    header = [*first, "n", *(heading for heading, _ in used.values()), *[last] * bool(last)]
+    return _markdown(header, lines[:most]) + more if lines else ""
 
 
-def _speed(results: Results) -> str:
-    """One Markdown table of the benches: system, length, threads, device, RTF by part, peak memory."""
-    groups: dict[tuple, dict[str, Cell]] = {}
-    for cell in results.benches():
-        r = cell.record
-        key = (system_order(r.system), r.system, bench_seconds(r.split), r.threads or 0, r.device)
-        groups.setdefault(key, {})[r.metric] = cell
-    first = ("rtf_total", "time_ratio")
-    metrics = sorted({m for group in groups.values() for m in group}, key=lambda m: (m != first[0], m != first[1], m))
-    rows = [
-        [system, f"{seconds:g}", str(threads or DASH), device]
-        + [format_cell(group.get(m), SPEED_DECIMALS.get(m, 4)) for m in metrics]
-        for (_, system, seconds, threads, device), group in sorted(groups.items())
-    ]
-    return _markdown(["system", "seconds", "threads", "device", *metrics], rows) if rows else ""
+def _grid(results: Results, split: str, columns: dict, pair_with: str | None = None) -> str:
+    """A table of a place, a row a system."""
+    rows = [([s], {m: results.find(split, s, m, pair_with) for m in columns}) for s in results.systems(split)]
+    return _table(["system"], columns, rows, bool(pair_with))
 
 
-def _agreement(results: Results) -> str:
-    """One Markdown table of token agreement: a row a system and kind, a column a codec layer. Empty without any."""
-    rows: dict[tuple, dict[int, Cell]] = {}
+def _main(results: Results, split: str) -> list[str]:
+    """The tables of quality on a split: the systems as they are, what listeners said, other numbers of passes."""
+    systems, rows, passes = results.systems(split), [], []
+    for system, record in systems.items():
+        cells = {metric: results.find(split, system, metric) for metric in MAIN}
+        if record.steps:
+            passes.append(([system], cells))
+        elif any(cells.values()):
+            cells["params"] = results.model_behind(split, system, "params")
+            quoted = {name: paper_cell(system, metric) for metric, name in PAPER_METRICS.items()}
+            told = [f"{name} {said}" for name, said in quoted.items() if said != DASH]
+            rows.append(([system], cells, "; ".join(told) or DASH))
+    found = [_table(["system"], MAIN, rows, last="the paper's", most=ROWS)]
+    if heard := _grid(results, split, OPINIONS):
+        found += ["What listeners said:\n", heard]
+    if passes:
+        found += ["Other numbers of passes in codec layer 1:\n", _table(["system"], MAIN, passes, most=ROWS)]
+    return found
+
+
+def _robustness(results: Results) -> str:
+    """One table of the studies of robustness, hard texts as a whole."""
+    columns, rows = {m: ROBUSTNESS[m] for m in ("enrolment_refused", "wer", "sim_campp", "distillmos")}, []
+    for study in ("hard-texts", "noisy-prompts", "prompt-lengths"):
+        for place in [place for place, record in results.studies(study).items() if record.kind is None]:
+            rows += [([study, s], {m: results.find(place, s, m) for m in columns}) for s in results.systems(place)]
+    return _table(["study", "system"], columns, rows, most=ROWS)
+
+
+def _speed(results: Results) -> list[str]:
+    """What was timed at the length of the main bench, or the nearest, on one thread, and what has a size."""
+    benches = [c for c in results.benches() if c.record.threads == RTF_THREADS and not c.record.steps]
+    seconds = min({c.record.seconds for c in benches}, key=lambda s: abs(s - RTF_SECONDS), default=RTF_SECONDS)
+    timed = [cell for cell in benches if cell.record.seconds == seconds]
+    sized = [cell for cell in results.cells.values() if cell.record.metric == "size_mb"]
+    rows: dict[tuple, dict[str, Cell]] = {}
+    for cell in (*timed, *sized):
+        rows.setdefault((system_order(cell.record), results.row(cell.record)), {})[cell.record.metric] = cell
+    for cells in rows.values():
+        cells["params"] = results.of_model(next(iter(cells.values())).record, "params")
+    table = _table(["system"], SPEED, [([row], cells) for (_, row), cells in sorted(rows.items())], most=ROWS)
+    devices = " / ".join(sorted({cell.record.device for cell in timed}))
+    about = f"About {seconds:g} s of speech on {RTF_THREADS} thread; {devices}.\n"
+    peers = [PEERS_NOTE] * any(cell.record.system.startswith("peer/") for cell in timed)
+    return [about, *peers, table] if table else []
+
+
+def _by_layer(results: Results, metrics: Mapping[str, str]) -> str:
+    """One table of metrics that each codec layer has, some layers of it."""
+    rows: dict[tuple, dict[int | None, Cell]] = {}
     for cell in results.cells.values():
-        if match := AGREEMENT.fullmatch(cell.record.metric):
-            system = cell.record.system
-            rows.setdefault((system_order(system), system, match[1]), {})[int(match[2])] = cell
-    layers = sorted({layer for found in rows.values() for layer in found})
-    table = [
-        [system, kind, "/".join(sorted({str(c.record.n) for c in found.values()}))]
-        + [format_cell(found.get(layer), 3) for layer in layers]
-        for (_, system, kind), found in sorted(rows.items())
-    ]
-    return _markdown(["system", "tokens", "texts", *(f"layer {j}" for j in layers)], table) if table else ""
-
-
-def bench_seconds(split: str) -> float:
-    """The length that a bench's split names: `bench-10s` -> 10.0. Raises ReportError for another form."""
-    match = re.fullmatch(r"bench-(\d+(?:\.\d+)?)s", split)
-    if not match:
-        raise ReportError(f"split {split!r} of a bench: expected bench-<seconds>s")
-    return float(match[1])
+        record = cell.record
+        if record.metric in metrics and record.study in ("model", "ablations"):
+            row = (system_order(record), results.row(record), metrics[record.metric])
+            rows.setdefault(row, {})[record.layer] = cell
+    columns = {layer: (f"layer {layer}", 3) for layer in LAYERS}
+    told = [([system, kind], found) for (_, system, kind), found in sorted(rows.items())]
+    return _table(["system", "number"], columns, told, most=ROWS)
 
 
 def main_markdown(results: Results) -> str:
-    """The whole report of a preset in Markdown."""
+    """A preset's results on one page, in Markdown; all that it leaves out is in main.csv."""
+    sections = {split: [*_protocols(results, split), *_main(results, split)] for split in results.splits("quality")}
+    sections |= {"Robustness": ["More in [robustness.md](robustness.md).\n", _robustness(results)]}
+    codec = {m: QUALITY[m] for m in ("pesq", "stoi", "sim_campp", "wer")}
+    sections |= {f"Codec: {place}": [_grid(results, place, codec)] for place in results.splits("codec")}
+    sections |= {"Speed and size": _speed(results)}
+    sections |= {"Ablations": ["Cross-entropy of dev by codec layer.\n", _by_layer(results, {"ce": "nats"})]}
+    sections |= {"Tokens of other precisions": [AGREEMENT_NOTE, _by_layer(results, AGREEMENT)]}
+    rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
+    elsewhere = _markdown(["system", "metric", "value", "tag", "source"], rows)
+    about = "Other test sets, judges or versions; not comparable with ours.\n"
+    sections |= {"MobileSpeech's figures elsewhere": [about, elsewhere]}
     parts = [
         f"# Results of preset `{results.preset}`\n",
         "Written by `ms_core.report.tables` out of the records that the cells link to; never edited by hand. Rates are "
         "fractions; in parentheses the 95 % bootstrap interval. RTF is compute seconds over audio "
-        f"seconds for {bench_seconds(RTF_SPLIT):g} s of speech on {RTF_THREADS} thread. A dash means that there is no "
-        "figure. The judges of SIM are not the paper's.\n",
+        f"seconds for {RTF_SECONDS:g} s of speech on {RTF_THREADS} thread. A dash means that there is no figure. The "
+        "judges of SIM are not the paper's. Every record is a line of [main.csv](main.csv).\n",
     ]
-    for split in results.splits():
-        parts += [f"## {split}\n", *_protocols(results, split)]
-        parts += [_grid(results, split, QUALITY, main=True)]
-        if any(results.find(split, system, "wer_sub") for system in results.systems(split)):
-            parts += ["Words wrong, over the words of the texts:\n", _grid(results, split, ERRORS)]
-        for pair in _pairs(results, split):
-            parts += [
-                f"Paired difference to `{pair}` over the same utterances:\n",
-                _grid(results, split, QUALITY, pair),
-            ]
-        if controls := _grid(results, split, CONTROLS):
-            parts += ["Controls:\n", controls]
-    if speed := _speed(results):
-        beside = any(cell.record.system.startswith("peer/") for cell in results.benches())
-        parts += ["## Speed and memory\n", *[PEERS_NOTE] * beside, speed]
-    if equal := _agreement(results):
-        parts += ["## Tokens of other precisions\n", AGREEMENT_NOTE, equal]
-    rows = [[r.system, r.metric, r.value, r.tag, r.source] for r in ELSEWHERE]
-    parts += [
-        "## MobileSpeech's figures elsewhere\n",
-        "Other test sets, judges or versions; not comparable with ours.\n",
-    ]
-    return "\n".join([*parts, _markdown(["system", "metric", "value", "tag", "source"], rows)])
+    for title, found in sections.items():
+        if found and found[-1]:
+            parts += [f"## {title}\n", *filter(None, found)]
+    return "\n".join(parts)
 
 
 def robustness_markdown(results: Results) -> str:
@@ -321,15 +329,15 @@ def robustness_markdown(results: Results) -> str:
         "substituted, deleted and inserted are rates over the words of the text and add up to WER; in parentheses the "
         "95 % bootstrap interval.\n",
     ]
-    words = [(split, _grid(results, split, ERRORS)) for split in results.splits()]
+    words = [(split, _grid(results, split, ERRORS)) for split in (*results.splits("quality"), *results.splits("codec"))]
     for split, table in [(split, table) for split, table in words if "substituted" in table]:
         parts += [f"## Words on {split}\n", table]
     for study, title in STUDY_TITLES.items():
         splits = results.studies(study)
         if study == "hard-texts" and splits:
-            parts += [f"## {title}\n", *_protocols(results, splits[0]), _by_kind(results, splits)]
-        for split in splits if study != "hard-texts" else ():
-            parts += [f"## {title}: {STUDY.fullmatch(split)['base']}\n", *_protocols(results, split)]
+            parts += [f"## {title}\n", *_protocols(results, next(iter(splits))), _by_kind(results, splits)]
+        for split, record in splits.items() if study != "hard-texts" else ():
+            parts += [f"## {title}: {record.split}\n", *_protocols(results, split)]
             parts += [_grid(results, split, ROBUSTNESS)]
             for pair in _pairs(results, split):
                 parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
@@ -337,40 +345,36 @@ def robustness_markdown(results: Results) -> str:
     return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
 
 
-def _by_kind(results: Results, splits: Sequence[str]) -> str:
+def _by_kind(results: Results, splits: Mapping[str, Record]) -> str:
     """One Markdown table of the hard texts: a row for each system and kind of text."""
-    used = [m for m in ROBUSTNESS if any(results.find(split, s, m) for split in splits for s in results.systems(split))]
-    rows = []
-    for system in results.systems(splits[0]):
-        for split in splits:
-            cells = {metric: results.find(split, system, metric) for metric in used}
-            n = {cell.record.n for cell in cells.values() if cell}
-            kind = STUDY.fullmatch(split)["kind"] or "all"
-            row = [system, kind, "/".join(map(str, sorted(n))) or DASH]
-            rows.append(row + [format_cell(cells[m], ROBUSTNESS[m][1]) for m in used])
-    return _markdown(["system", "texts", "n", *(ROBUSTNESS[m][0] for m in used)], rows)
+    rows = [
+        ([system, one.kind or "all"], {metric: results.find(split, system, metric) for metric in ROBUSTNESS})
+        for system in results.systems(next(iter(splits)))
+        for split, one in splits.items()
+    ]
+    return _table(["system", "texts"], ROBUSTNESS, rows)
 
 
 def _protocols(results: Results, split: str) -> list[str]:
     """How a split was measured, as a list in Markdown."""
     found = {c.record.protocol for c in results.cells.values() if _plain(c.record, split)}
-    return [*(f"* {protocol}." for protocol in sorted(found)), ""]
+    return ["\n".join([*(f"* {protocol}." for protocol in sorted(found)), ""])] * bool(found)
 
 
 def _pairs(results: Results, split: str) -> list[str]:
     """What systems of a split are compared with."""
-    return sorted({c.record.pair_with for c in results.cells.values() if c.record.split == split} - {None})
+    return sorted({c.record.pair_with for c in results.cells.values() if c.record.place == split} - {None})
 
 
 def _plain(record: Record, split: str) -> bool:
-    return record.split == split and record.pair_with is None and record.metric in QUALITY
+    return record.place == split and record.pair_with is None and record.metric in QUALITY
 
 
 def main_csv(results: Results) -> str:
     """Every record as one line, with its file and, where there is one, the paper's figure and its source."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["split", "system", "pair_with", "metric", "value", "ci_low", "ci_high", "unit", "n", "threads", "device"]
+    head = [*KEY[:-1], "value", "ci_low", "ci_high", "unit", "n"]
     writer.writerow([*head, "parameters", "training_hours", "record", "paper", "paper_tag", "paper_source"])
     reported = {(r.system, r.metric): (r.value, r.tag, r.source) for r in PAPER}
     for cell in sorted(results.cells.values(), key=lambda cell: cell.record.key):
@@ -380,7 +384,8 @@ def main_csv(results: Results) -> str:
         told = [c.record.value if c else DASH for c in behind]
         writer.writerow([*("" if values[k] is None else values[k] for k in head), *told, cell.file, *known])
     for (system, metric), known in reported.items():  # the paper's figures that nothing here was measured beside
-        writer.writerow(["", system, "", metric, *[""] * 7, *[DASH] * 3, *known])
+        row = {"system": system, "metric": metric}
+        writer.writerow([*(row.get(k, "") for k in head), *[DASH] * 3, *known])
     return out.getvalue()
 
 
@@ -410,9 +415,8 @@ def write_tables(preset: str, folder: Path | None = None) -> list[Path]:
 def check(preset: str, folder: Path | None = None, shipped: Path | None = None) -> None:
     """Check that committed tables are what the records give, and that our records are of the shipped checkpoint.
 
-    Systems `mobilespeech-<preset>` and `mobilespeech-<preset>-steps<S>`, under any condition, must name the model and
-    the codec in `shipped`, `ground-truth-codec` the codec; other variants have checkpoints of their own. Raises
-    ReportError with every problem.
+    The system `mobilespeech-<preset>`, under any condition, must name the model and the codec in `shipped`,
+    `ground-truth-codec` the codec; variants have checkpoints of their own. Raises ReportError with every problem.
     """
     folder, shipped = Path(folder or paths.results(preset)), Path(shipped or paths.shipped(preset))
     problems = []
@@ -428,16 +432,19 @@ def check(preset: str, folder: Path | None = None, shipped: Path | None = None) 
     for part in ("model", "codec"):
         weights = shipped / part / "weights.safetensors"
         digests[part] = sha256(weights) if weights.is_file() else None
-    ours = re.compile(rf"mobilespeech-{re.escape(preset)}(-steps\d+)?")
     for file, record in read_sourced(folder):
-        wanted = {"codec": record.codec_sha256} if record.system == "ground-truth-codec" else {}
-        if ours.fullmatch(CONDITION.sub("", record.system)):
+        wanted = {}
+        if record.study in ("corpus", "codec", "ablations", "cost"):
+            continue
+        if record.system == "ground-truth-codec":
+            wanted = {"codec": record.codec_sha256}
+        elif record.system == f"mobilespeech-{preset}":
             wanted = {"model": record.checkpoint_sha256, "codec": record.codec_sha256}
-            if record.codec_sha256 is None and record.system.endswith(("-fp32", "-int8")):
+            if record.codec_sha256 is None and record.runtime == "onnx":
                 del wanted["codec"]  # an exported folder names the model alone; this names its codec
         for part, digest in wanted.items():
             if digest is None or digest != digests[part]:
-                where = f"{file}: {record.metric} of {record.system} on {record.split}"
+                where = f"{file}: {record.metric} of {record.name} on {record.place}"
                 problems.append(f"{where} is of {part} {digest or 'unknown'}, shipped is {digests[part] or 'none'}")
     if problems:
         raise ReportError("\n".join(problems))

@@ -105,6 +105,7 @@ def test_fewer_layers_decode_and_more_layers_come_nearer(codec) -> None:
         (torch.full((1, 3, 5), -1), "codes between -1 and -1"),
     ],
 )
+@pytest.mark.usefixtures("any_shape")
 def test_impossible_codes_are_refused(codec, codes: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec.decode(codes)

@@ -52,7 +52,7 @@ def test_counts_of_the_model(tts) -> None:
     tts.decoding = DecodingConfig(steps=(10, 1, 1))
     assert multiply_adds(tts, 2.0)["smd"] == 2 * found["smd"]
     assert multiply_adds(tts, 4.0)["codec"] == pytest.approx(found["codec"], rel=0.01)
-    records = {r.metric: r.value for r in multiply_add_records(found, Provenance.of("smoke"), "tiny", 2.0)}
+    records = {r.metric: r.value for r in multiply_add_records(found, Provenance.of("smoke"), "mobilespeech-tiny", 2.0)}
     assert records["multiply_adds_total"] == pytest.approx(sum(found.values()) / 1e6, abs=1e-6)
     assert len(records) == len(found) + 1
     with pytest.raises(ValueError, match="seconds 0"):
@@ -102,7 +102,7 @@ def test_a_sweep_takes_all_conditions_in_turns() -> None:
     assert len({id(call[4]) for call in calls}) > 1  # a voice's states are computed anew
     records = study.sweep_records(stub, found, Provenance.of("mini"), "mobilespeech-mini")
     assert len({r.key for r in records}) == len(records)
-    by = {(r.system, r.split, r.threads, r.metric): r for r in records}
+    by = {(r.name, r.place, r.threads, r.metric): r for r in records}
     assert by["mobilespeech-mini-bf16", "bench-4s", 2, "rtf_smd"].value == pytest.approx(0.1 / 4)
     assert by["mobilespeech-mini-steps8", "bench-2s", 1, "rtf_smd_pass"].value == pytest.approx(0.1 / 20)
     assert by["mobilespeech-mini", "bench-3s", 1, "audio_seconds"].value == 3
@@ -126,9 +126,9 @@ def test_tokens_of_bf16_are_compared_with_those_of_fp32(tts, monkeypatch) -> Non
     voice = Voice(prompt.codes, names, tuple(map(int, prompt.durations)), tts.codec.token_digest)
 
     def shares() -> dict[str, float]:
-        found = study.agreement_records(tts, voice, Provenance.of("smoke"), "tiny", words=(2, 3))
-        assert {r.system for r in found} == {"tiny-bf16"} and {r.n for r in found} == {2}
-        return {r.metric: r.value for r in found}
+        found = study.agreement_records(tts, voice, Provenance.of("smoke"), "mobilespeech-tiny", words=(2, 3))
+        assert {r.precision for r in found} == {"bf16"} and {r.n for r in found} == {2}
+        return {(r.metric, r.layer): r.value for r in found}
 
     half = shares()
     assert len(half) == 1 + 2 * 3 and min(half.values()) < 1  # bf16 does differ
@@ -146,12 +146,13 @@ def test_tokens_of_bf16_are_compared_with_those_of_fp32(tts, monkeypatch) -> Non
 
     monkeypatch.setattr(study, "in_precision", disturbed)
     found = shares()
-    assert found["token_agreement_forced_layer1"] == found["token_agreement_free_layer1"] < 0.8
-    assert found["token_agreement_forced_layer2"] == 1 > found["token_agreement_free_layer2"]
-    assert found["duration_agreement"] == 1
+    assert found["token_agreement_forced", 1] == found["token_agreement_free", 1] < 0.8
+    assert found["token_agreement_forced", 2] == 1 > found["token_agreement_free", 2]
+    assert found["duration_agreement", None] == 1
 
 
 def test_hours_of_training_are_told_by_the_checkpoint() -> None:
-    (record,) = training_records({"training_hours": 0.5, "hours_before": 3.1}, Provenance.of("mini"), "m")
-    assert (record.value, record.unit, record.split) == (3.6, "h", "none")
-    assert training_records({}, Provenance.of("mini"), "m") == []
+    made = {"training_hours": 0.5, "hours_before": 3.1}
+    (record,) = training_records(made, Provenance.of("mini"), "mobilespeech-mini")
+    assert (record.value, record.unit, record.study) == (3.6, "h", "model")
+    assert training_records({}, Provenance.of("mini"), "mobilespeech-mini") == []

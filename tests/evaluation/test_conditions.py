@@ -201,7 +201,7 @@ def test_babble_leaves_the_speaker_out_and_needs_four_others(split):
 def test_noise_is_a_function_of_seed_and_utterance(split):
     one, two, other = NoisyPrompts(trials()), NoisyPrompts(trials(), limit=2), NoisyPrompts(trials(seed=1))
     cases = {key: {c.condition: c for c in one.cases(key, RATE)} for key in two.utterances()}
-    assert len(cases) == 2 and one.conditions[0] == CLEAN and len(one.conditions) == 1 + 2 * len(SNRS)
+    assert len(cases) == 2 and next(iter(one.conditions)) == CLEAN and len(one.conditions) == 1 + 2 * len(SNRS)
     for key, found in cases.items():
         assert list(found) == list(one.conditions)
         for case in two.cases(key, RATE):
@@ -249,8 +249,8 @@ def test_hard_texts_are_spoken_in_several_voices(split, tmp_path):
     assert len(tts.spoken) == 7 * 2 == len(study.utterances()) and {text for _, text in tts.prompts} == {
         "the old cat sat down"
     }
-    found = {(r.split, r.metric): r for r in records}
-    assert {r.system for r in records} == {SYSTEM} and {r.pair_with for r in records} == {None}
+    found = {(r.place, r.metric): r for r in records}
+    assert {r.name for r in records} == {SYSTEM} and {r.pair_with for r in records} == {None}
     assert found["hard-texts", "wer"].n == 7 and found["hard-texts-long", "wer"].n == 1  # texts, not voices
     one = found["hard-texts-one-word", "wer_ins"]  # "Yes." is heard as eight words
     assert one.value == 7 and one.ci_low is None and found["hard-texts-one-word", "wer_del_ins"].value == 7
@@ -269,14 +269,16 @@ def test_a_study_is_resumed_counts_refusals_and_pairs_with_the_control(split, tm
     tts, out = FakeTTS(limit=loudest[-1] * 0.999), tmp_path / "out"  # refuses one prompt, at 0 dB
     records = evaluate_experiment(tts, SYSTEM, found, out, PROVENANCE, keep_audio=True)
     assert len(tts.spoken) == 3 * 3 - 1 == len(list((out / "audio").rglob("*.wav")))
-    by = {(r.system, r.metric, r.pair_with): r for r in records}
+    by = {(r.name, r.metric, r.pair_with): r for r in records}
     clean, worst = f"{SYSTEM}-{CLEAN}", f"{SYSTEM}-white-0db"
+    told = by[worst, "wer", clean]
+    assert (told.system, told.condition, told.snr_db) == (SYSTEM, "white", 0)
     assert by[worst, "enrolment_refused", None].value == pytest.approx(1 / 3, abs=1e-5)
     assert by[worst, "enrolment_refused", None].n == 3 and by[clean, "enrolment_refused", None].value == 0
     assert by[worst, "wer", None].n == by[worst, "wer", clean].n == 2 and by[worst, "wer", clean].value == 0
     assert by[worst, "prompt_seconds", None].value == pytest.approx(2.75) and (clean, "wer", clean) not in by
     assert by[worst, "wer_del", None].value == pytest.approx(2 / 10) and by[worst, "wer", None].ci_low is not None
-    assert all(r.checkpoint_sha256 == "a" * 64 and r.split == "dev-noisy-prompts" for r in records)
+    assert all(r.checkpoint_sha256 == "a" * 64 and (r.split, r.study) == ("dev", "noisy-prompts") for r in records)
     assert read_records(out / f"dev-noisy-prompts.{SYSTEM}.json") == sorted(records, key=lambda r: r.key)
 
     log = out / f"dev-noisy-prompts.{SYSTEM}.jsonl"
@@ -292,7 +294,7 @@ def test_a_condition_that_is_always_refused_has_no_word_errors(split, tmp_path):
     study = NoisyPrompts(trials(), limit=2, noises=["white"], snrs=[0])
     quietest = min(np.mean(study.cases(key, RATE)[1].wav ** 2) for key in study.utterances())
     records = evaluate_experiment(FakeTTS(limit=quietest * 0.99), SYSTEM, study, tmp_path, PROVENANCE)
-    assert {r.metric for r in records if r.system == f"{SYSTEM}-white-0db"} == {"enrolment_refused", "prompt_seconds"}
+    assert {r.metric for r in records if r.name == f"{SYSTEM}-white-0db"} == {"enrolment_refused", "prompt_seconds"}
     with pytest.raises(ValueError, match=r"metrics \['pesq'\] cannot be taken of a study"):
         evaluate_experiment(FakeTTS(), SYSTEM, study, tmp_path, PROVENANCE, metrics=["pesq"])
 
@@ -329,7 +331,7 @@ def test_tables_show_words_kinds_noise_and_lengths(results):
     assert noisy[0] == f"{SYSTEM}-clean" and f"{SYSTEM}-babble-0db" in noisy
     assert f"Paired difference to `{SYSTEM}-prompt-3s`" in text
     main = written["main.md"]
-    assert "## dev\n" in main and "noisy" not in main and "hard-texts" not in main
+    assert "## dev\n" in main and main.count("| hard-texts |") == 1 and main.count("| noisy-prompts |") == 5
     assert "noisy-prompts" in written["main.csv"]
 
 
@@ -396,12 +398,12 @@ def test_exported_models_speak_with_the_voices_of_pytorch(split, tmp_path, monke
     monkeypatch.setattr(conditions, "MobileRuntime", FakeRuntime)
     study, tts = Exports(trials(), 3, [Path("a/fp32"), Path("b/int8")]), FakeTTS()
     records = evaluate_experiment(tts, SYSTEM, study, tmp_path / "out", PROVENANCE, ("wer", "distillmos"))
-    assert study.conditions == ("pytorch", "fp32", "int8") and len(tts.spoken) == 3
+    assert list(study.conditions) == ["pytorch", "fp32", "int8"] and len(tts.spoken) == 3
     for runtime in study.runtimes.values():
         assert runtime.voices == [text for _, text in tts.prompts[::3]]
-    assert {r.split for r in records} == {"dev-exports"}
-    paired = {(r.system, r.pair_with, r.value) for r in records if r.metric == "wer" and r.pair_with}
-    assert paired == {(f"{SYSTEM}-{name}", f"{SYSTEM}-pytorch", 0.0) for name in ("fp32", "int8")}
+    assert {r.place for r in records} == {"dev-exports"}
+    paired = {(r.name, r.pair_with, r.value) for r in records if r.metric == "wer" and r.pair_with}
+    assert paired == {(f"{SYSTEM}-onnx-{name}", f"{SYSTEM}-pytorch", 0.0) for name in ("fp32", "int8")}
     for folders, message in (([], "none"), ([Path("a/int8"), Path("b/int8")], r"a/int8 \(int8\), b/int8 \(int8\)")):
         with pytest.raises(ProtocolError, match=f"exported folders: {message}; give at least one"):
             Exports(trials(), 3, folders)

@@ -1,5 +1,6 @@
-"""Operations of a training step against counts by hand, and the arithmetic of README's table."""
+"""Operations of a training step against counts by hand, and the arithmetic of notebook 3's table."""
 
+import nbformat
 import pytest
 import torch
 from conftest import CODEC, MODEL, PRESET, global_rng_untouched
@@ -61,16 +62,17 @@ def test_the_table_is_the_arithmetic_of_its_records() -> None:
     records = [r for name in ("smoke", "tiny") for r in cost_records(PRESET.model_copy(update={"name": name}), 1.0)]
     lines = [line.split("|")[1:-1] for line in cost_table(records, "smoke", "tiny").splitlines()]
     rows = {line[0].strip(): line[1:] for line in lines}
-    found = {r.metric: r.value for r in records if r.system == "preset/smoke"}
+    found = {r.metric: r.value for r in records if r.preset == "smoke"}
     flops = 1e9 * (found["train_gflop_forward"] + found["train_gflop_backward"])
     wanted = [40_000 * flops / (312e12 * share) for share in (0.4, 0.3)]
     assert [float(x) for x in rows["one pass, A100 hours"][1].split(" to ")] == pytest.approx(wanted, rel=0.05)
     assert rows["codes as int16, 6.4 kb/s"][0].strip() == "1.7 GB"  # 8 x 2 bytes at 50 Hz for 580 h: smoke's grid
-    with pytest.raises(RecordError, match="no record preset/mini train_gflop_forward: count it with `ms-core cost`"):
+    with pytest.raises(RecordError, match="no record of mini train_gflop_forward: count it with `ms-core cost`"):
         cost_table(records, "smoke", "mini")
 
 
-def test_readme_has_the_table_of_the_committed_records() -> None:
+def test_notebook_3_has_the_table_of_the_committed_records() -> None:
     records = read_records(paths.results("paper") / "cost.json")
     assert {r.preset for r in records} == {"paper", "mini"}
-    assert cost_table(records) in (paths.ROOT / "README.md").read_text()
+    cells = nbformat.read(paths.NOTEBOOKS / "03_training.ipynb", as_version=4).cells
+    assert cost_table(records).strip() in "\n\n".join(cell.source for cell in cells)

@@ -268,7 +268,7 @@ def test_bench_reports_parts_and_restores_threads():
     assert result["audio_seconds"] == pytest.approx(4) and len(result["total"]) == 3
     assert result["peak_rss_mb"] > 50
     records = {r.metric: r for r in ms_bench.bench_records(result, PROVENANCE, "mobilespeech-mini", 4)}
-    assert records["rtf_smd"].value == pytest.approx(0.02 / 4) and records["rtf_smd"].split == "bench-4s"
+    assert records["rtf_smd"].value == pytest.approx(0.02 / 4) and records["rtf_smd"].place == "bench-4s"
     assert records["rtf_smd_pass"].value == pytest.approx(0.005 / 4)
     assert set(records) == {f"rtf_{p}" for p in ("total", "voice", "text", "smd", "codec", "smd_pass")} | {
         "peak_rss_mb",

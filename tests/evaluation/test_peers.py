@@ -140,7 +140,7 @@ def test_records_and_their_tables(tmp_path):
     rtf, ratio, params = records["rtf_total"], records["time_ratio"], records["params"]
     assert (rtf.value, rtf.ci_low, rtf.ci_high) == (5.0, 4.0, 6.0) and rtf.system == "peer/vall-e-shape"
     assert (ratio.value, ratio.unit, ratio.n) == (50.0, "ratio", 2) and "between 40.0 and 60.0" in ratio.protocol
-    assert (params.value, params.split) == (1234, "none") and params.config_hash is None
+    assert (params.value, params.study) == (1234, "model") and params.config_hash is None
     for words in (
         "random weights",
         "4 steps timed, 2 each at 10, 90 positions, 75 counted",
@@ -152,7 +152,7 @@ def test_records_and_their_tables(tmp_path):
     everything = [own, *records.values()]
     write_records(tmp_path / "bench.json", everything)
     table = main_markdown(Results("mini", tmp_path)).split("## Speed")[1]
-    assert "rtf_total | time_ratio |" in table and "random weights" in table
+    assert "| RTF ↓ | time / ours |" in table and "random weights" in table
     assert "| [5.0000](bench.json) (4.0000 to 6.0000) | [50.0](bench.json) (40.0 to 60.0) |" in table
     written = figures.draw_all("mini", tmp_path, tmp_path / "figures")
     assert {path.stem for path in written} == {"rtf-length", "peer-speed"}

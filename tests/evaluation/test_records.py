@@ -25,7 +25,7 @@ BASE = {
 
 
 def make(metric="wer", value=0.1, unit="fraction", **more) -> Record:
-    more = {"n": 10, "system": "mobilespeech-mini", "split": "dev-other", **more}
+    more = {"n": 10, "system": "mobilespeech-mini", "study": "quality", "split": "dev-other", **more}
     return Record(**BASE, metric=metric, value=value, unit=unit, **more)
 
 
@@ -44,6 +44,9 @@ def test_values_are_rounded_and_negative_zero_is_gone():
         ({"ci_low": 0.3, "ci_high": 0.2}, "above"),
         ({"metric": "WER"}, "pattern"),
         ({"colour": 1}, "Extra"),
+        ({"system": "ours"}, "pattern"),
+        ({"study": "another"}, "quality"),
+        ({"precision": "int4"}, "int8"),
         ({"metric": "rtf_total"}, "s/s"),
     ],
 )
@@ -54,6 +57,7 @@ def test_refuses(change, word):
 
 def test_files_are_sorted_stable_and_read_back(tmp_path):
     many = [make(value=0.2, system="ground-truth"), make(), make(metric="cer"), make(pair_with="ground-truth")]
+    assert len({record.key for record in many + [make(steps=4), make(condition="clean"), make(split=None)]}) == 7
     write_records(tmp_path / "a.json", many)
     first = (tmp_path / "a.json").read_bytes()
     write_records(tmp_path / "a.json", reversed(many))
@@ -77,7 +81,22 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{**make().model_dump(), "n": "ten"}]))
     with pytest.raises(RecordError, match=r"record 0: n: .*integer"):
         read_records(tmp_path)
+    older = {**make().model_dump(), "system": "mobilespeech-mini-steps8", "split": "bench-10s"}
+    del older["study"]
+    (tmp_path / "a.json").write_text(json.dumps([older]))
+    with pytest.raises(RecordError, match=r"a.json, record 0: of an older form"):
+        read_records(tmp_path)
     assert read_records(tmp_path / "absent") == []
+
+
+def test_names_and_places_are_made_of_fields():
+    noisy = make(study="noisy-prompts", condition="babble", snr_db=5.0)
+    assert (noisy.name, noisy.place) == ("mobilespeech-mini-babble-5db", "dev-other-noisy-prompts")
+    hard = make(study="hard-texts", split="hard-texts", kind="digits", steps=8)
+    assert (hard.name, hard.place) == ("mobilespeech-mini-steps8", "hard-texts-digits")
+    timed = make("rtf_total", unit="s/s", study="bench", split=None, seconds=2.5, runtime="onnx", precision="int8")
+    assert (timed.name, timed.place) == ("mobilespeech-mini-onnx-int8", "bench-2.5s")
+    assert make(study="stream", split=None, words=20).place == "stream-20w"
 
 
 def test_bootstrap_of_a_mean_agrees_with_theory():

@@ -15,8 +15,8 @@ SYSTEM = "mobilespeech-mini"
 
 def records(digest: str, wer: float) -> list[Record]:
     shared = {"preset": "mini", "seed": 0, "checkpoint_sha256": digest * 64, "codec_sha256": "b" * 64}
-    shared |= {"device": "cpu: test", "date": "2025-01-02", "system": SYSTEM, "split": "dev-other", "n": 20}
-    shared |= {"protocol": "test", "evaluators": {}}
+    shared |= {"device": "cpu: test", "date": "2025-01-02", "system": SYSTEM, "study": "quality"}
+    shared |= {"split": "dev-other", "n": 20, "protocol": "test", "evaluators": {}}
     values = {"wer": wer, "sim_campp": 0.5, "distillmos": 3.5}
     return [
         Record(**shared, metric=m, unit=unit_of(m), value=v, ci_low=v - 0.1, ci_high=v + 0.1) for m, v in values.items()

@@ -23,8 +23,9 @@ class Talker:
 
 
 def test_first_audio() -> None:
-    rows = first_audio({"a": (Talker(), None), "b": (Talker(), None)}, words=(3, 40), repeats=2)
-    assert [(r["system"], r["words"]) for r in rows] == [("a", 3), ("b", 3), ("a", 40), ("b", 40)]
+    rows = first_audio({"pytorch": (Talker(), None), "int8": (Talker(), None)}, words=(3, 40), repeats=2)
+    turns = [("pytorch", 3), ("int8", 3), ("pytorch", 40), ("int8", 40)]
+    assert [(r["system"], r["words"]) for r in rows] == turns
     short, long = rows[0], rows[2]
     assert short["parts"] == 1 and short["first_seconds"] == short["audio_seconds"]
     assert long["parts"] > 1 and long["first_seconds"] <= (FIRST_PHONES + 1) / 10
@@ -33,11 +34,10 @@ def test_first_audio() -> None:
         assert all(0 <= f <= t for f, t in zip(row["first"], row["total"], strict=True)) and max(row["waits"]) == 0
     whole = first_audio({"a": (Talker(), None)}, words=(20,), repeats=1, first=None)[0]
     assert whole["parts"] == 1
-    records = first_audio_records(rows, Provenance.of("smoke"), "tiny")
+    records = first_audio_records(rows, Provenance.of("smoke"), "mobilespeech-tiny")
     assert len({r.key for r in records}) == len(records) == 16
-    assert {r.system for r in records} == {"tiny-a", "tiny-b"} and {r.split for r in records} == {
-        "stream-3w", "stream-40w",
-    }  # fmt: skip
+    assert {r.name for r in records} == {"mobilespeech-tiny-pytorch", "mobilespeech-tiny-onnx-int8"}
+    assert {r.words for r in records} == {3, 40}
     assert {r.metric for r in records} == {"first_audio_s", "first_audio_cpu_s", "stream_total_s", "stream_waits_s"}
     for bad in ((), (0,), (len(STORY.split()) + 1,)):
         with pytest.raises(ValueError, match="give at least one"):

@@ -44,7 +44,8 @@ def measured(tts, voice, tmp_path_factory) -> tuple[Path, list[Record]]:
     root = tmp_path_factory.mktemp("pte")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SMALLEST_QUANTISED", 512)
-        return root, measure_executorch(tts, root, TEXTS, voice, {"hours": 1}, Provenance.of("smoke"), "tiny")
+        made = Provenance.of("smoke")
+        return root, measure_executorch(tts, root, TEXTS, voice, {"hours": 1}, made, "mobilespeech-tiny")
 
 
 def test_programs_give_the_tokens_of_torch(tts, voice, measured, tmp_path) -> None:
@@ -90,19 +91,20 @@ def test_int8_programs_compute_what_torchao_quantised(tts, voice, measured, monk
 
 
 def test_records_of_programs(measured) -> None:
-    values = {(r.system, r.metric): r for r in measured[1]}
-    assert len(values) == len(measured[1]) and {r.system for r in measured[1]} == {"tiny-pte-fp32", "tiny-pte-int8"}
-    tokens = [f"token_agreement_{kind}_layer{j}" for kind in ("forced", "free") for j in range(1, CODEC.n_q + 1)]
-    assert all(values["tiny-pte-fp32", m].value == 1 for m in (*tokens, "duration_agreement"))
-    assert all(0 <= values["tiny-pte-int8", m].value <= 1 and values["tiny-pte-int8", m].n == 2 for m in tokens)
-    assert values["tiny-pte-fp32", "f0_difference"].value < 1e-3 < values["tiny-pte-int8", "f0_difference"].value
+    assert {(r.runtime, r.precision) for r in measured[1]} == {("executorch", "fp32"), ("executorch", "int8")}
+    values = {(r.precision, r.metric): r for r in measured[1] if r.layer is None}
+    tokens = [r for r in measured[1] if r.layer]
+    assert len(values) + len(tokens) == len(measured[1]) and len(tokens) == 2 * 2 * CODEC.n_q
+    assert all(r.value == 1 for r in (*tokens, values["fp32", "duration_agreement"]) if r.precision == "fp32")
+    assert all(0 <= r.value <= 1 and r.n == 2 for r in tokens)
+    assert values["fp32", "f0_difference"].value < 1e-3 < values["int8", "f0_difference"].value
     for name in ("fp32", "int8"):
         parts = [
-            values[f"tiny-pte-{name}", f"size_mb_{g}"].value for g in ("text", "prompt", "condition", "smd", "codec")
+            values[name, f"size_mb_{g}"].value for g in ("text", "prompt", "condition", "smd", "codec")
         ]
-        assert 0 < sum(parts) < values[f"tiny-pte-{name}", "size_mb"].value
-        assert values[f"tiny-pte-{name}", "export_seconds"].value > 0
-    assert values["tiny-pte-int8", "size_mb_smd"].value < values["tiny-pte-fp32", "size_mb_smd"].value
+        assert 0 < sum(parts) < values[name, "size_mb"].value
+        assert values[name, "export_seconds"].value > 0
+    assert values["int8", "size_mb_smd"].value < values["fp32", "size_mb_smd"].value
     said = executorch_summary(measured[1])
     assert "On 2 texts, in fp32 they take" in said and "100 % alone" in said
     assert set(measured[1][0].evaluators) == {"torch", "executorch", "torchao"}

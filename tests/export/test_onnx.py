@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import onnx
 import pytest
@@ -143,7 +144,7 @@ def test_int8_runs_and_is_near(tts, voice, folders, voice_file) -> None:
         error = np.abs(states[name] - values).max() / np.abs(values).max()
         assert error < 0.1, (name, error)
         assert (error > 0) == (name not in ("prompt_index", "prompt_place")), name  # those are not computed in int8
-    wav = runtime.synthesize(TEXTS[1], voice_file)
+    wav = runtime.synthesize(TEXTS[1], runtime.load_voice(voice_file))
     assert np.isfinite(wav).all() and np.abs(wav).max() > 0
     operators = {n.op_type for n in onnx.load(folders["int8"] / "smd.onnx", load_external_data=False).graph.node}
     assert "MatMulInteger" in operators
@@ -274,19 +275,20 @@ def test_compare_and_records(tts, folders, voice) -> None:
     assert all(len(v) == 2 and min(v) >= 0 for s in found.values() for v in s["rtf"].values())
     provenance = Provenance.of("smoke", seed=0, threads=1)
     records = compare_records(found, provenance, "mobilespeech-tiny", 2.5)
-    systems = {r.system for r in records}
-    assert systems == {f"mobilespeech-tiny-{name}" for name in ("pytorch", "fp32", "int8")}
-    assert {r.split for r in records} == {"bench-2.5s", "none"}
+    assert {(r.runtime, r.precision) for r in records} == {(PYTORCH, None), ("onnx", "fp32"), ("onnx", "int8")}
+    assert {r.place for r in records} == {"bench-2.5s", "model"}
     assert len({r.key for r in records}) == len(records)
     with pytest.raises(ValueError, match="0 texts"):
         compare(tts, folders, (), voice)
 
 
-def test_readme_says_of_executorch_what_the_records_say() -> None:
-    file, readme = paths.results("mini") / "executorch.json", " ".join((paths.ROOT / "README.md").read_text().split())
+def test_notebook_6_says_of_executorch_what_the_records_say() -> None:
+    file = paths.results("mini") / "executorch.json"
+    cells = nbformat.read(paths.NOTEBOOKS / "06_mobile_export.ipynb", as_version=4).cells
+    said = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     if file.is_file():
-        assert executorch_summary(read_records(file)) in readme  # `python -m ms_core.evaluation.parity` prints it
+        assert executorch_summary(read_records(file)) in said  # `python -m ms_core.evaluation.parity` prints it
     else:
-        assert "% of PyTorch's tokens" not in readme  # no number without a record
+        assert "% of PyTorch's tokens" not in said  # no number without a record
     with pytest.raises(ValueError, match="no record of size_mb in fp32"):
         executorch_summary([])

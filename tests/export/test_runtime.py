@@ -4,19 +4,17 @@ import json
 import math
 import subprocess
 import sys
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from conftest import CODEC, speech
 
 from ms_core.codec import mini as torch_codec
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import istft, stft
-from ms_core.export.runtime import MobileError, memory, write_wav
+from ms_core.export.runtime import MobileError, memory
 from ms_core.export.runtime.codec import MobileCodec, Spectrum, render
 from ms_core.export.runtime.manifest import FORMAT, CodecConstants, digest, read_manifest
 
@@ -59,19 +57,6 @@ def test_tokens_of_a_waveform_agree_with_torch(codec) -> None:
         assert (codes == theirs).mean() > 0.99  # an entry may be as near as another, up to rounding
         latent = codec.dequantise(torch.from_numpy(codes)[None])[0].numpy()
         assert np.allclose(ours.dequantise(codes), latent, atol=1e-5)
-
-
-def test_write_wav(tmp_path) -> None:
-    wav = np.linspace(-1.2, 1.2, 999, dtype=np.float32)
-    path = write_wav(tmp_path / "a.wav", wav, 16_000)
-    back, rate = soundfile.read(path)
-    assert rate == 16_000 and np.abs(back - wav.clip(-1, 1)).max() < 1e-4
-    with wave.open(str(path)) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getnframes()) == (1, 2, 999)
-    for name, bad in (("a.mp3", wav), ("b.wav", wav[:0]), ("c.wav", np.array([np.nan])), ("d.wav", np.zeros((2, 3)))):
-        with pytest.raises(MobileError, match="cannot write"):
-            write_wav(tmp_path / name, bad, 16_000)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
 def folder_of(path: Path, **changes: object) -> Path:

@@ -5,15 +5,16 @@ import json
 
 import pytest
 
-from ms_core.evaluation.records import Provenance, read_file
+from ms_core.evaluation.records import Subject, read_file
 from ms_core.report import figures, listening, tables
 from ms_core.report.listening import ListeningError, read_ratings, records
 
 PAGE = "c" * 64
 BARE = {"preset": "mini", "device": "cpu: test", "date": "2025-01-02"}
+OURS = "mobilespeech-mini"
 SYSTEMS = {
-    "ground-truth": Provenance(**BARE),
-    "mobilespeech-mini": Provenance(**BARE, seed=3, checkpoint_sha256="a" * 64, codec_sha256="b" * 64),
+    "ground-truth": Subject(**BARE, system="ground-truth"),
+    "mobilespeech-mini": Subject(**BARE, seed=3, checkpoint_sha256="a" * 64, codec_sha256="b" * 64, system=OURS),
 }
 CLIPS = {f"{i:016x}": (system, utt) for i, (system, utt) in enumerate((s, u) for s in SYSTEMS for u in ("u1", "u2"))}
 

@@ -20,10 +20,10 @@ import soundfile
 from conftest import speech
 from typer.testing import CliRunner
 
-from ms_core.audio import write_wav
 from ms_core.cli import app
 from ms_core.evaluation.evaluate import RowLog, aggregate
-from ms_core.evaluation.records import Provenance, write_records
+from ms_core.evaluation.records import Provenance, Subject, write_records
+from ms_core.files import write_wav
 from ms_core.report import listening, sounds
 
 RATE = 16_000
@@ -39,6 +39,7 @@ PROVENANCE = Provenance(
 
 def make_run(folder, system=OURS, split="dev", texts=TEXTS, seconds=0.4, **changes) -> None:
     """What `ms-core evaluate --keep-audio` leaves of a run, with fractions of a second of sound."""
+    steps = 16 if system == OTHER else None
     log, rows = RowLog(folder / f"{split}.{system}.jsonl", {"system": system}), []
     for number, (utt, text) in enumerate(texts.items()):
         for turn, name in enumerate((system, *RECORDINGS)):
@@ -50,7 +51,9 @@ def make_run(folder, system=OURS, split="dev", texts=TEXTS, seconds=0.4, **chang
         (folder / "audio" / "prompt").mkdir(exist_ok=True)
         write_wav(folder / "audio" / "prompt" / f"{utt}.wav", speech(seconds / 2, number), RATE)
     log.add(rows)
-    write_records(folder / f"{split}.{system}.json", aggregate(rows, PROVENANCE, split, "the protocol; more"))
+    made = PROVENANCE.model_copy(update={"steps": steps})
+    about = {system: {"system": OURS}} if steps else None
+    write_records(folder / f"{split}.{system}.json", aggregate(rows, made, split, "the protocol; more", about=about))
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_a_study_is_the_first_utterances_in_the_order_of_the_run(run):
     study = sounds.read_study(run, "dev", limit=2)
     assert [one.utt for one in study.utterances] == list(TEXTS)[:2] and study.total == 3
     assert list(study.systems) == [*RECORDINGS, OURS] and study.protocol == "the protocol"
-    assert study.ours == {OURS: PROVENANCE}
+    assert study.ours == {OURS: Subject(**PROVENANCE.model_dump(), system=OURS)}
     assert study.systems["ground-truth-codec"].codec_sha256 == "b" * 64
     assert study.systems["ground-truth-codec"].seed is None
     assert study.utterances[0].heard[OURS] == f"heard {OURS} <b>"

@@ -13,6 +13,8 @@ from ms_core.report import speed as speed_figures
 from ms_core.report.tables import ReportError, Results, check, main_csv, main_markdown, write_tables
 
 COMMON = {"preset": "mini", "device": "cpu: test", "date": "2025-01-02", "protocol": "a protocol"}
+OURS = "mobilespeech-mini"
+BENCH = {"study": "bench", "split": None, "threads": 1}
 UNIT = {
     "wer": "fraction",
     "params": "count",
@@ -29,10 +31,11 @@ UNIT = {
 }
 
 
-def make(system, metric, value, split="test", **more) -> Record:
+def make(system, metric, value, **more) -> Record:
     interval = {"ci_low": value - 0.01, "ci_high": value + 0.02}
-    return Record(**{**COMMON, **interval, "n": 20, **more}, system=system, metric=metric, value=value,
-                  unit=UNIT.get(metric, "s/s" if metric.startswith("rtf_") else "any"), split=split)  # fmt: skip
+    more = {"study": "quality", "split": "test", "n": 20, **more}
+    return Record(**{**COMMON, **interval, **more}, system=system, metric=metric, value=value,
+                  unit=UNIT.get(metric, "s/s" if metric.startswith("rtf_") else "any"))  # fmt: skip
 
 
 @pytest.fixture
@@ -48,14 +51,14 @@ def folder(tmp_path, shipped):
     """Records of a small study: recordings, ours at three step counts, the authors' clips, a bench."""
     codec = sha256(shipped / "codec" / "weights.safetensors")
     own = {"checkpoint_sha256": sha256(shipped / "model" / "weights.safetensors"), "codec_sha256": codec}
-    systems = [("mobilespeech-mini", 0.2), ("mobilespeech-mini-steps4", 0.25), ("mobilespeech-mini-steps1", 0.4)]
     found = [make("ground-truth", "wer", 0.05), make("ground-truth", "sim_campp", 0.8)]
     found += [make("ground-truth-codec", "wer", 0.09, codec_sha256=codec)]
-    for system, wer in systems:
-        found += [make(system, "wer", wer, **own), make(system, "sim_campp", 0.9 - wer, **own)]
-        speed = {**own, "threads": 1, "n": 3}
-        found += [make(system, "rtf_total", 0.5 - wer, split=f"bench-{s}s", **speed) for s in (3, 10)]
-    told = {**own, "split": "none", "n": 1, "ci_low": None, "ci_high": None}
+    for steps, wer in ((None, 0.2), (4, 0.25), (1, 0.4)):
+        at = {**own, "steps": steps}
+        found += [make(OURS, "wer", wer, **at), make(OURS, "sim_campp", 0.9 - wer, **at)]
+        speed = {**at, **BENCH, "n": 3}
+        found += [make(OURS, "rtf_total", 0.5 - wer, seconds=s, **speed) for s in (3.0, 10.0)]
+    told = {**own, "study": "model", "split": None, "n": 1, "ci_low": None, "ci_high": None}
     found += [make("mobilespeech-mini", "params", 10_483_272, **told)]
     found += [make("mobilespeech-mini", "training_hours", 3.619, **told)]
     found += [
@@ -71,32 +74,36 @@ def folder(tmp_path, shipped):
 
 def test_markdown_names_files_and_keeps_the_papers_figures_apart(folder):
     text = main_markdown(Results("mini", folder))
-    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    rows = {line.split(" | ")[0].strip("| "): line for line in reversed(text.splitlines()) if line.startswith("|")}
     assert "[0.060](paper-demo.json) (0.050 to 0.080)" in rows["authors/mobilespeech"]
-    assert rows["authors/mobilespeech"].endswith("| – | – | 0.09 (seen: abstract; one A100) |")
-    assert rows["authors/vall-e"].endswith("| – | – | – |")
-    models = " | [10.5 M](ours.json) | [3.6](ours.json) | – | – | – |"
-    assert re.search(rf"^\| mobilespeech-mini-steps4 .*{re.escape(models)}$", text, re.MULTILINE)  # of one checkpoint
-    assert text.count(models) == 3 and "parameters | training hours | WER (paper)" in text
-    assert "| – | – | – | – | 0.09 (seen" in rows["authors/mobilespeech"]  # RTF, model, the paper's WER and SIM
-    assert "| mobilespeech-mini | 20 | [0.200](ours.json) (0.190 to 0.220) | [0.100](ours.json)" in text
-    assert text.index("Words wrong") < text.index("## Speed") and text.count("Words wrong") == 1
+    assert rows["authors/mobilespeech"].endswith("| RTF 0.09 (seen: abstract; one A100) |")
+    assert rows["authors/vall-e"].endswith("| – |")
+    ours = rows["mobilespeech-mini"]
+    assert ours.startswith("| mobilespeech-mini | 20 | [0.200](ours.json) (0.190 to 0.220) | [0.700](ours.json)")
+    assert ours.endswith("| [0.300](ours.json) (0.290 to 0.320) | [10.5 M](ours.json) | – |")  # RTF of 10 s, 1 thread
     assert "| [0.090](ours.json) (0.080 to 0.110) | – |" in rows["ground-truth-codec"]  # no SIM: a dash
-    assert "[+0.110](ours.json) (+0.100 to +0.130)" in text and "to `ground-truth-codec`" in text
-    assert "[0.300](ours.json)" in text.split("## test")[1].split("## Speed")[0]  # RTF of 10 s on one thread
-    assert text.index("| ground-truth |") < text.index("| mobilespeech-mini |")
+    assert text.index("## test") < text.index("## paper-demo")  # the main result first
+    assert text.index("| ground-truth |") < text.index("| mobilespeech-mini |") < text.index("Other numbers of passes")
     assert text.index("| mobilespeech-mini-steps1 ") < text.index("| mobilespeech-mini-steps4 ")
-    assert "RTF" not in text.split("Paired difference")[1].split("Controls")[0]
-    assert "WER against other texts" in text and "CER" not in text.split("## paper-demo")[1].split("##")[0]
+    assert "wer_shuffled" in main_csv(Results("mini", folder)) and "wer_shuffled" not in text
+
+
+def test_the_main_page_is_short(folder):
+    noisy = {"study": "noisy-prompts", "condition": "white"}
+    write_records(folder / "noisy.json", [make(OURS, "wer", 0.1, snr_db=float(db), **noisy) for db in range(20)])
+    text = main_markdown(Results("mini", folder))
+    tables_of = [part.splitlines() for part in re.split(r"\n\n", text) if part.startswith("|")]
+    assert all(len(lines) <= 2 + 15 and lines[0].count("|") <= 9 for lines in tables_of)
+    assert "5 more rows are in [main.csv](main.csv)" in text
 
 
 def test_csv_has_every_record_with_its_file(folder):
     rows = list(csv.DictReader(main_csv(Results("mini", folder)).splitlines()))
-    measured = [row for row in rows if row["split"]]
+    measured = [row for row in rows if row["study"]]
     assert len(measured) == 25 and {row["record"] for row in measured} == {"ours.json", "paper-demo.json"}
-    behind = {(row["system"], row["split"]): (row["parameters"], row["training_hours"]) for row in rows}
-    assert behind["mobilespeech-mini-steps1", "test"] == ("10483272.0", "3.619")
-    assert behind["authors/mega-tts", "paper-demo"] == behind["ground-truth-codec", "test"] == ("–", "–")
+    behind = {(r["system"], r["steps"], r["split"]): (r["parameters"], r["training_hours"]) for r in rows}
+    assert behind[OURS, "1", "test"] == ("10483272.0", "3.619")
+    assert behind["authors/mega-tts", "", "paper-demo"] == behind["ground-truth-codec", "", "test"] == ("–", "–")
     told = {row["system"]: row for row in rows if row["paper"] != "–"}
     assert set(told) == {"authors/mobilespeech", "authors/mega-tts"}
     assert told["authors/mega-tts"]["paper_tag"] == "secondary" and told["authors/mega-tts"]["value"] == ""
@@ -132,12 +139,21 @@ def test_only_tagged_figures_are_called_the_papers():
     assert all(r.source for r in (*tables.PAPER, *tables.ELSEWHERE))
 
 
-def sweep(system="mobilespeech-mini", threads=1, slope=0.05, lengths=(2, 5, 10, 30)) -> list[Record]:
-    """What a sweep says of one system and thread count, but for the checkpoint."""
-    told = {"threads": threads, "n": 7}
+def test_two_seeds_have_two_rows(folder):
+    own = {"checkpoint_sha256": "a" * 64, "codec_sha256": "b" * 64}
+    seeds = [make(OURS, "wer", wer, split="dev", seed=seed, **own) for seed, wer in ((0, 0.1), (1, 0.2))]
+    write_records(folder / "zz.json", [make("ground-truth", "wer", 0.04, split="dev"), *seeds])
+    text = main_markdown(Results("mini", folder)).split("## dev")[1].split("##")[0]
+    assert "| mobilespeech-mini, seed 0 | 20 | [0.100](zz.json)" in text and "| ground-truth | 20 |" in text
+    assert "| mobilespeech-mini, seed 1 | 20 | [0.200](zz.json)" in text
+
+
+def sweep(threads=1, slope=0.05, lengths=(2.0, 5.0, 10.0, 30.0), **more) -> list[Record]:
+    """What a sweep says of one thread count, but for the checkpoint."""
+    system, told = OURS, {**BENCH, "threads": threads, "n": 7, **more}
     found = []
     for s in lengths:
-        at = {"split": f"bench-{s}s", **told}
+        at = {"seconds": s, **told}
         parts = {"rtf_total": slope, "rtf_smd": slope * 0.7, "rtf_codec": slope * 0.3}
         found += [make(system, metric, value, **at) for metric, value in parts.items()]
         found += [make(system, "audio_seconds", s * 1.1, **at), make(system, "peak_rss_mb", 700 + 4.4 * s, **at)]
@@ -145,19 +161,20 @@ def sweep(system="mobilespeech-mini", threads=1, slope=0.05, lengths=(2, 5, 10, 
 
 
 def test_token_shares_have_a_table(tmp_path):
-    shares = [make("m-bf16", f"token_agreement_free_layer{j}", 1 - j / 10, split="none") for j in (2, 1, 10)]
-    found = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16"), *shares]
+    at = {"study": "model", "split": None, "precision": "bf16"}
+    shares = [make(OURS, "token_agreement_free", 1 - j / 10, layer=j, **at) for j in (2, 1, 7, 8)]
+    found = [*sweep(), *sweep(threads=2, slope=0.03), *sweep(precision="bf16"), *shares]
     write_records(tmp_path / "sweep.json", found)
     text = main_markdown(Results("mini", tmp_path))  # one length for each thread count is no clash
     shown = text.split("## Tokens of other precisions")[1].split("##")[0]
     assert (
-        "| system | tokens | texts | layer 1 | layer 2 | layer 10 |" in shown
-        and "| m-bf16 | free | 20 | [0.900]" in shown
+        "| system | number | n | layer 1 | layer 2 | layer 8 |" in shown
+        and "| mobilespeech-mini-bf16 | free | 20 | [0.900]" in shown
     )
 
 
 def test_speed_is_drawn_by_component_and_quality(folder):
-    swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep("mobilespeech-mini-bf16")]
+    swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep(precision="bf16")]
     figure = speed_figures.rtf_length(swept)
     total, *parts = figure.axes[:4]
     assert [axis.get_title("left") for axis in parts] == [
@@ -171,10 +188,9 @@ def test_speed_is_drawn_by_component_and_quality(folder):
     }
     assert "n = 7 repeats" in figure.get_supxlabel()
     records = [record for file in folder.glob("*.json") for record in read_file(file)]
-    exports = [make(f"mobilespeech-mini-{end}", "wer", 0.1, split="test-exports", n=24) for end in ("fp32", "int8")]
-    speed = [
-        make(f"mobilespeech-mini-{end}", "rtf_total", 0.03, split="bench-10s", threads=1) for end in ("fp32", "int8")
-    ]
+    onnx = [{"runtime": "onnx", "precision": precision} for precision in ("fp32", "int8")]
+    exports = [make(OURS, "wer", 0.1, study="exports", n=24, **one) for one in onnx]
+    speed = [make(OURS, "rtf_total", 0.03, seconds=10.0, **BENCH, **one) for one in onnx]
     figure = speed_figures.quality_speed([*records, *exports, *speed], "test", "mini")
     words = [text.get_text() for text in figure.axes[0].texts]
     assert {"S=4", "ONNX fp32", "ONNX int8", "paper, quoted: A100 0.09", "paper, quoted: phone 0.8–1.0"} < set(words)
@@ -188,10 +204,14 @@ def test_speed_is_drawn_by_component_and_quality(folder):
 
 
 def test_labels_read_precision_and_passes():
-    assert style.label("mobilespeech-mini-bf16") == "ours, mini, bf16"
-    assert style.label("mobilespeech-mini-bf16-steps4") == "ours, mini, bf16, S=4"
-    assert style.label("mobilespeech-mini-int8") == "ours, mini int8"
-    assert style.label("mobilespeech-mini-steps16") == "ours, mini, S=16"
+    def said(system=OURS, **more) -> tuple[str, str]:
+        record = make(system, "wer", 0.1, **more)
+        return record.name, style.label(record)
+
+    assert said(precision="bf16", steps=4) == ("mobilespeech-mini-bf16-steps4", "ours, mini, bf16, S=4")
+    assert said(runtime="onnx", precision="int8") == ("mobilespeech-mini-onnx-int8", "ours, mini, ONNX int8")
+    assert said("ground-truth-codec", layers=2)[1] == "recording through our codec, 2 layers"
+    assert said("peer/vall-e-shape") == ("peer/vall-e-shape", "vall-e-shape")
 
 
 def test_figures_are_drawn_and_stable(folder, tmp_path):
@@ -216,7 +236,7 @@ def test_figures_are_drawn_and_stable(folder, tmp_path):
 
 
 def test_dots_count_the_utterances_of_the_systems_they_show():
-    found = [make("mobilespeech-mini", "wer", 0.1, n=20), make("mobilespeech-mini-steps4", "wer", 0.1, n=5)]
+    found = [make(OURS, "wer", 0.1, n=20), make(OURS, "wer", 0.1, n=5, steps=4)]
     figure = figures.metric_dots(found, found[0].split)
     assert "n = 20 utterances" in figure.get_supxlabel()
 

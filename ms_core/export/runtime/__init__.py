@@ -8,6 +8,5 @@ It imports no torch, and nothing of ms_core that does.
 
 from ms_core.export.runtime.manifest import Manifest, MobileError
 from ms_core.export.runtime.runtime import MobileRuntime
-from ms_core.export.runtime.wav import write_wav
 
-__all__ = ["Manifest", "MobileError", "MobileRuntime", "write_wav"]
+__all__ = ["Manifest", "MobileError", "MobileRuntime"]

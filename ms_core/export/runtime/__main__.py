@@ -7,8 +7,9 @@ import time
 
 import numpy as np
 
-from ms_core.export.runtime import MobileError, MobileRuntime, write_wav
+from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.export.runtime.memory import peak_rss_mb
+from ms_core.files import write_wav
 from ms_core.text import TextError, chunks, phonemise
 
 
