@@ -21,6 +21,7 @@ from lhotse import MonoCut
 from ms_core.align import Aligned
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR
+from ms_core.data.corpora import DataError
 
 CURVES = 4  # cosines over the mel axis that make up a curve; the k-th has 1/k of the first one's deviation
 PITCH, FORMANTS = (0.75, 1.35), (0.85, 1.18)  # ranges of a virtual voice's factors on the reader's F0 and envelope
@@ -65,10 +66,13 @@ class Equaliser:
 
 
 def world() -> ModuleType:
-    """pyworld, which the extra `train` brings; raises ImportError without it."""
+    """pyworld, which the extra `train` brings; raises DataError without it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that pkg_resources is going
-        import pyworld
+        try:
+            import pyworld
+        except ImportError:
+            raise DataError("pyworld is not installed: run `pip install 'ms-core[train]'`") from None
     return pyworld
 
 
@@ -90,7 +94,7 @@ def virtual_voices(
     """Speech at `rate` Hz as so many other voices say it, each with its factors (pitch, formants); float32.
 
     WORLD takes the speech apart once (Dio and StoneMask, CheapTrick, D4C) and puts it together for each voice. Raises
-    ImportError without pyworld.
+    DataError without pyworld.
     """
     pyworld = world()
     x = wave.astype(np.float64)

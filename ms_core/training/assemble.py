@@ -30,7 +30,7 @@ def assemble(preset: Preset, codec: Codec, voices: int = 0, workers: int = 2) ->
     voices: so many virtual voices of each reader (`data.augment.virtual_voices`) say the train speech too, as further
     speakers; `workers` processes make them. The preset's `speeds` do not apply.
 
-    Raises ConfigError for a codec other than the mini one, DataError for speech that is missing, and ImportError where
+    Raises ConfigError for a codec other than the mini one, and DataError for speech that is missing, or where
     voices are asked for without pyworld.
     """
     if not isinstance(codec, MiniCodec):
