@@ -635,13 +635,19 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
     if relaunched(processes):
         return
     from ms_core.evaluation.bench import torch_threads
-    from ms_core.evaluation.bench_training import bench_training
-    from ms_core.evaluation.records import write_records
+    from ms_core.evaluation.bench_training import speed_records
+    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.training.speed import measure_preset
 
     with torch_threads(threads):
-        records = bench_training(config, pack or [], processes, steps, seed)
+        found, speech = measure_preset(config, pack or [], steps, seed)
     if not is_first():
         return
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    provenance = Provenance.of(config.name, None, seed, config.digest(), threads, device)
+    records = speed_records(found, provenance, processes, speech)
     if out is not None:
         write_records(out, records)
     if as_json:

@@ -10,9 +10,10 @@ import yaml
 from conftest import PRESET
 
 from ms_core.config import override
-from ms_core.evaluation.bench_training import PARTS, bench_training, measure, random_pack
-from ms_core.evaluation.records import read_file
+from ms_core.evaluation.bench_training import speed_records
+from ms_core.evaluation.records import Provenance, read_file
 from ms_core.training.acoustic import PackTask
+from ms_core.training.speed import PARTS, measure, measure_preset, random_pack
 
 
 def test_parts_of_a_step_add_up() -> None:
@@ -28,7 +29,9 @@ def test_parts_of_a_step_add_up() -> None:
 
 
 def test_records_say_what_ran() -> None:
-    records = {record.metric: record for record in bench_training(PRESET, [], 1, 3)}
+    found, speech = measure_preset(PRESET, [], 3)
+    provenance = Provenance.of("tiny", threads=1)
+    records = {record.metric: record for record in speed_records(found, provenance, 1, speech)}
     assert set(records) == {"training_speed", *(f"training_step_{k}" for k in ("total", "audio", *PARTS))}
     speed = records["training_speed"]
     assert speed.unit == "s/s" and speed.n == 3 and speed.threads == 1 and speed.preset == "tiny"
