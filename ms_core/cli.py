@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,6 @@ import typer
 from ms_core import paths
 
 app = typer.Typer(
-    help="MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -75,6 +74,9 @@ PresetName = Annotated[str, typer.Option(help="smoke, mini, paper, or a .yaml fi
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key, as in mask.alpha=0.5.")
 ]
+Processes = Annotated[
+    int, typer.Option(min=1, max=64, help="Of a training, on this machine; on a CPU of one thread each.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same speech.")]
 Steps = Annotated[
     str | None, typer.Option(metavar="S,1,...", help="Decoding passes for each codec layer; default: the model's own.")
@@ -84,6 +86,9 @@ PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
 PromptSeconds = Annotated[
     float, typer.Option(min=0, help="Use the prompt's first words of about this length, s; 0 takes all of it.")
 ]
+PartMb = Annotated[
+    int | None, typer.Option(min=1, help="With --pack: also write what is made in numbered parts of so many MiB.")
+]
 Device = Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")]
 
 
@@ -92,7 +97,7 @@ def extra_of(module: str, requirements: Iterable[str]) -> str | None:
     top = module.partition(".")[0].replace("_", "-").lower()
     for requirement in requirements if top != "ms-core" else ():
         name = re.match(r"[\w-]+", requirement)[0].replace("_", "-").lower()
-        if name == top and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
+        if name in (top, f"{top}-prebuilt") and (extra := re.search(r"""extra == ['"](\w+)""", requirement)):
             return extra[1]
     return None
 
@@ -201,6 +206,21 @@ def load_config(name: str, changes: list[str] | None = None):
     return override(load_preset(name), values)
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ms-core {version('ms-core')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens."""
+
+
 @command("synth")
 def synth(
     text: Annotated[str, typer.Option(help="What to say, in English.")],
@@ -271,10 +291,30 @@ def data(
     synthetic: Annotated[
         int | None, typer.Option(min=20, help="Instead: so many random utterances as FOLDER/train, a tenth as /dev.")
     ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="Write train and dev to this file (.pack), for `train model --pack`.")
+    ] = None,
+    voices: Annotated[int, typer.Option(min=0, help="Also pack so many virtual voices (WORLD) of each reader.")] = 0,
+    part_mb: PartMb = None,
+    join: Annotated[Path | None, typer.Option(help="Instead: make this file of its numbered parts.")] = None,
     changes: Changes = None,
 ) -> None:
     """Align and tokenise a preset's speech, or fetch it into the data folder ($MS_DATA, else data/)."""
+    if join:
+        if pack or download or shards:
+            raise UsageError("--join goes without --pack, --download and --shards")
+        from ms_core.training.pack import join_file
+
+        typer.echo(f"{join_file(join)}: joined")
+        return
     config = load_config(preset or PRESET_OF.get(download, "mini"), changes)
+    if (voices or part_mb) and not pack:
+        raise UsageError("--voices and --part-mb are of --pack: give it too")
+    if pack:
+        if split or download or shards:
+            raise UsageError("--pack takes the preset's train and dev: it goes without --split, --download, --shards")
+        _pack(config, pack, voices, part_mb, workers)
+        return
     if (synthetic and not shards) or (download and shards):
         raise UsageError("--synthetic needs --shards, and --download goes without it")
     if download:
@@ -321,6 +361,23 @@ def data(
             write(ready, name)
 
 
+def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
+    """Write a preset's pack and, where asked for, its parts."""
+    check_out(file, ".pack", "--pack")
+    from ms_core.codec import load_codec
+    from ms_core.training.assemble import assemble
+    from ms_core.training.pack import split_file
+    from ms_core.training.runs import codec_folder
+
+    made = assemble(config, load_codec(codec_folder(config)), voices, workers)
+    made.write(file)
+    about = made.about
+    said = f"{about['utterances']} utterances, {about['speech_hours']:.2f} h of {about['speakers']} speakers"
+    typer.echo(f"{file}: {said}, {voices} virtual voices of each, {file.stat().st_size / 1e6:.1f} MB")
+    for part in split_file(file, part_mb << 20) if part_mb else ():
+        typer.echo(str(part))
+
+
 @command("train")
 def train(
     part: Annotated[Part, typer.Argument(help="The codec first, then the model.")],
@@ -333,17 +390,28 @@ def train(
     pack: Annotated[
         list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
     ] = None,
+    part_mb: PartMb = None,
+    processes: Processes = 1,
     changes: Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
     config = load_config(preset, changes)
+    if part_mb and not pack:
+        raise UsageError("--part-mb is of --pack: give it too")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
     if pack:
         if part is Part.codec or replace:
             raise UsageError("--pack trains a model, in a new folder or with --resume")
         from ms_core.training.acoustic import train_from_packs
 
         folder = out or paths.run(config.name) / "model"
-        typer.echo(f"{train_from_packs(config, pack, folder, minutes, resume, start)}: model")
+        parts = part_mb << 20 if part_mb else None
+        export = train_from_packs(config, pack, folder, minutes, resume, start, parts)
+        if is_first():
+            typer.echo(f"{export}: model")
         return
     from ms_core.training import runs as training_runs
 
@@ -476,6 +544,14 @@ def bench(
     passes: Annotated[
         str | None, typer.Option(metavar="S,...", help="Of a sweep, in layer 1. Default: 1,2,4,8,16,32.")
     ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Instead: seconds of speech a second in the training of --preset.")
+    ] = False,
+    preset: PresetName = "mini",
+    pack: Annotated[list[Path] | None, typer.Option(help="Of --training: its speech. Default: random tokens.")] = None,
+    processes: Processes = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Of --training: steps that are timed.")] = 20,
+    changes: Changes = None,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     seed: Seed = 0,
@@ -485,14 +561,22 @@ def bench(
 ) -> None:
     """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
 
-    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread.
+    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread. --training times the
+    parts of a training step.
     """
+    if training:
+        if sweep or peers:
+            raise UsageError("--training goes with neither --sweep nor --peers")
+        _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out)
+        return
+    if pack or processes > 1 or changes:
+        raise UsageError("--pack, --processes and --set are of --training: give it too")
     if not sweep and (lengths or passes):
         raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
     if sweep and threads != 1:
         raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
-    if sweep and device != "cpu":
-        raise UsageError(f"--device {device}: a sweep is of threads and of the CPU's bf16, leave it out")
+    if (sweep or peers) and device != "cpu":
+        raise UsageError(f"--device {device}: --sweep and --peers compare speeds on cpu, leave it out")
     swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
@@ -540,6 +624,31 @@ def bench(
         peer = f"{record.name}\t" * (record.name != system)
         peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
         typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
+    config = load_config(preset, changes)
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
+    from ms_core.evaluation.bench import torch_threads
+    from ms_core.evaluation.bench_training import bench_training
+    from ms_core.evaluation.records import write_records
+
+    with torch_threads(threads):
+        records = bench_training(config, pack or [], processes, steps, seed)
+    if not is_first():
+        return
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
 
 
 @command("cost")

@@ -5,7 +5,8 @@ that a seed gives the same tokens whatever computes the logits. Only what frames
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,19 @@ def cosine_schedule(frames: int, step: int, steps: int) -> int:
     return min(math.floor(frames * math.cos(math.pi / 2 * step / steps)), max(frames - step, 0))
 
 
-def iterative_decode(
-    run_pass: Pass,
+def iterative_decode(run_pass: Pass, *args: Any, **options: Any) -> np.ndarray:
+    """Codes (n_q, frames) by the passes of `decoding_passes`, whose arguments follow."""
+    passes = decoding_passes(*args, **options)
+    logits = None
+    while True:
+        try:
+            wanted = passes.send(logits)
+        except StopIteration as done:
+            return done.value
+        logits = run_pass(*wanted)
+
+
+def decoding_passes(
     n_q: int,
     bins: int,
     frames: int,
@@ -81,8 +93,9 @@ def iterative_decode(
     choice_temperature: float = 1.0,
     known: np.ndarray | None = None,
     on_pass: Callable[[int, int, np.ndarray], object] | None = None,
-) -> np.ndarray:
-    """Codes (n_q, frames), layer by layer from the lowest.
+) -> Generator[tuple[np.ndarray, int, np.ndarray], np.ndarray, np.ndarray]:
+    """Yields what each `Pass` is given, is sent its logits, and returns codes (n_q, frames): layer by layer from the
+    lowest.
 
     In a layer of S > 1 passes each pass draws a token for every masked frame and keeps the surest: the log probability
     of the drawn token plus Gumbel noise, annealed to zero, is ranked; the cosine schedule says how many stay masked.
@@ -101,7 +114,7 @@ def iterative_decode(
     for layer in range(first, n_q):
         masked = np.arange(frames)  # frames of this layer that have no token yet
         for step in range(1, steps[layer] + 1):
-            logits = run_pass(codes, layer, masked)
+            logits = yield codes, layer, masked
             if step == steps[layer]:
                 codes[layer, masked] = logits.argmax(-1)
             else:

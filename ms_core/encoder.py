@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.config import ModelConfig
-from ms_core.layers import Attention, ConformerBlock
+from ms_core.layers import Attention, ChannelDropout, ConformerBlock
 
 
 class PhoneEncoder(nn.Module):
@@ -65,7 +65,7 @@ class DurationPredictor(nn.Module):
         self.attention = Attention(dim, config.heads) if config.prompt_durations else None
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(config.duration_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(config.duration_layers))
-        self.dropout = nn.Dropout(min(0.5, 3 * config.dropout))
+        self.add = ChannelDropout(min(0.5, 3 * config.dropout))
         self.out = nn.Linear(dim, 1)
         nn.init.constant_(self.out.bias, 1.6)  # log(4 + 1): a phone lasts about 4 frames
 
@@ -85,7 +85,7 @@ class DurationPredictor(nn.Module):
             x = x + self.attention.cross(x, self.attention.keys_values(prompt), prompt_mask)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             y = convolution((x if mask is None else x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-            x = x + self.dropout(norm(F.relu(y)))
+            x = self.add(x, norm(F.relu(y)))
         return self.out(x)[..., 0]
 
 

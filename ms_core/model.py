@@ -19,6 +19,7 @@ from ms_core.text import BOUNDARIES, PHONES, phone_ids
 from ms_core.tokens import Batch
 
 FORMAT = "ms-model-1"
+ROWS = 64  # to multiples of which the masked frames of a layer are filled up on a CPU
 
 
 @dataclass(frozen=True)
@@ -151,27 +152,65 @@ class MobileSpeechModel(nn.Module):
         states = self.text(batch.phones)
         condition = self.expand(states, batch.durations, frames, voice)
         grid = apply_mask(batch.codes, layer, masked, self.smd.mask_id)
-        logits, residual = self.smd(condition, grid, layer, mask)
-        target = batch.codes.gather(1, layer[:, None, None].expand(-1, 1, frames))[:, 0]  # (b, t)
-        ce = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none") * masked  # (b, t)
+        x, copied = self.smd.states(condition, grid, layer, mask)
+        if x.device.type == "cpu":
+            ce, latent, correct = self._scores_of_masked(x, copied, batch.codes, layer, masked, latent_weight > 0)
+        else:
+            ce, latent, correct = self._scores(x, copied, batch.codes, layer, latent_weight > 0)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
-        losses = {
+        ce = ce * masked
+        return {
             "ce": ce.sum() / masked.sum(),
             "duration": duration_loss(log_durations, batch.durations, batch.phones),
-            "latent": torch.zeros((), device=ce.device),
+            "latent": (latent * masked).sum() / masked.sum(),
             "layer": layer,
             "masked": masked.sum(1),
             "ce_sum": ce.detach().sum(1),
-            "correct": ((logits.argmax(-1) == target) & masked).sum(1),
+            "correct": (correct & masked).sum(1),
         }
-        if residual is not None and latent_weight > 0:
+
+    def _scores(
+        self,
+        x: Float[Tensor, "b t d"],
+        copied: Float[Tensor, "b t c"] | None,
+        codes: Int[Tensor, "b n t"],
+        layer: Int[Tensor, " b"],
+        with_latent: bool,
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"], Bool[Tensor, "b t"]]:
+        """Of each frame: cross-entropy, error of the latent (0 unless asked for), whether the likeliest is right."""
+        logits, residual = self.smd.logits(x, copied, layer)
+        target = codes.gather(1, layer[:, None, None].expand(-1, 1, codes.shape[-1]))[:, 0]  # (b, t)
+        ce = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)  # (b, t)
+        latent = torch.zeros_like(ce)
+        if residual is not None and with_latent:
             prior = self.smd.prior
-            lower = apply_mask(batch.codes, layer, torch.ones_like(masked), self.smd.mask_id)
-            true = prior.known(batch.codes) - prior.known(lower)  # (b, t, c)
+            lower = apply_mask(codes, layer, torch.ones_like(target, dtype=torch.bool), self.smd.mask_id)
+            true = prior.known(codes) - prior.known(lower)  # (b, t, c)
             scale = prior.scale[layer][:, None]  # (b, 1, c)
-            error = ((residual - true).square().sum(-1) / scale.square().sum(-1)) * masked
-            losses["latent"] = error.sum() / masked.sum()
-        return losses
+            latent = (residual - true).square().sum(-1) / scale.square().sum(-1)
+        return ce, latent, logits.argmax(-1) == target
+
+    def _scores_of_masked(self, x, copied, codes, layer, masked, with_latent):
+        """`_scores` of the masked frames alone, zero elsewhere; layer by layer, since each has a head of its own.
+
+        On a CPU, where asking how many they are costs nothing.
+        """
+        size = masked.numel()
+        scores = [[], [], []]
+        places = []
+        for j in layer.unique():
+            place = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
+            # shapes recur, since the CPU compiles each new one: the last frame stands in for what is missing
+            fill = place[-1:].expand(-len(place) % ROWS)
+            index = torch.cat([place, fill])  # (r,)
+            rows = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
+            found = self._scores(rows[0], rows[1], rows[2].transpose(1, 2), j[None], with_latent)
+            for score, values in zip(scores, found, strict=True):
+                score.append(values[0, : len(place)])
+            places.append(place)
+        index = torch.cat(places)
+        spread = (torch.zeros(size, dtype=s[0].dtype).index_put((index,), torch.cat(s)) for s in scores)
+        return tuple(values.view_as(masked) for values in spread)
 
     def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
         """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""

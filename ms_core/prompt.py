@@ -20,7 +20,7 @@ from ms_core.layers import Attention, Cache, ConformerBlock
 class PromptStates:
     """All that the decoder needs of a voice; computed once and kept."""
 
-    mask: Bool[Tensor, "b s"]
+    mask: Bool[Tensor, "b s"] | None
     mean: Float[Tensor, "b d"]
     cross: Cache | None  # keys and values for the text's cross-attention
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix

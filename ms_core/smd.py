@@ -69,6 +69,16 @@ class SpeechMaskDecoder(nn.Module):
         mask: Bool[Tensor, "b t"],
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
+        return self.logits(*self.states(condition, codes, layer, mask), layer)
+
+    def states(
+        self,
+        condition: Condition,
+        codes: Int[Tensor, "b n t"],
+        layer: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b t"],
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"] | None]:
+        """What `logits` asks for: states, and what `PromptCopy` copied."""
         known = None if self.prior is None else self.prior.known(codes)
         x = condition.text + self.embed(codes, known) + self.layer(layer)[:, None]
         prompt, copied = condition.prompt, None
@@ -78,6 +88,12 @@ class SpeechMaskDecoder(nn.Module):
                     x, known, layer, *prompt.copy, prompt.mask, condition.content_scores, condition.sharpness
                 )
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
+        return x, copied
+
+    def logits(
+        self, x: Float[Tensor, "b t d"], copied: Float[Tensor, "b t c"] | None, layer: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
+        """Logits and predicted residual from the `states` of any frames."""
         logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
         if self.prior is None:
             return logits, None

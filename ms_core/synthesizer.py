@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ms_core import paths
-from ms_core.crossfade import joined
+from ms_core.crossfade import joined, planned
 from ms_core.decoding import Pass, iterative_decode, round_durations
 from ms_core.text import BOUNDARIES, FIRST_PHONES, chunks, phone_ids, phonemise
 from ms_core.tokens import Voice, VoiceError
@@ -63,6 +63,12 @@ class Synthesizer:
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         """Checked codes (m, t) of the lowest m layers -> float32 samples (l,) in [-1, 1]."""
         raise NotImplementedError
+
+    def _wait(self) -> None:
+        """Return when all that was begun is done; a backend whose device runs beside the processor says how."""
+
+    def _clock(self, timings: dict[str, float] | None) -> "Clock":
+        return Clock(timings, self._wait)
 
     def load_voice(self, name: str | Path) -> Voice:
         """A shipped voice by name, or a voice file. Raises VoiceError."""
@@ -131,12 +137,24 @@ class Synthesizer:
 
         Raises SynthesisError for a seed, steps or durations that cannot be.
         """
-        steps = self._steps(steps)
-        if seed < 0:
-            raise SynthesisError(f"seed {seed}: give a whole number, at least 0")
-        clock = Clock(timings)
+        steps = self._steps(steps, seed)
+        clock = self._clock(timings)
         states = self.encode_voice(voice)
         clock.lap("prompt")
+        condition, frames = self._conditioned(phones, states, durations)
+        clock.lap("duration")
+        grid = (self.n_q, self.bins, int(frames.sum()))
+        temperatures = self.decoding.temperature, self.decoding.choice_temperature
+        run = self.run_pass(condition, states)
+        codes = iterative_decode(run, *grid, steps, seed, *temperatures, known, on_pass)
+        clock.lap("smd")
+        clock.count("passes", sum(steps[0 if known is None else len(known) :]))
+        return codes, frames.tolist()
+
+    def _conditioned(
+        self, phones: Sequence[str], states: Any, durations: Sequence[int] | None
+    ) -> tuple[Any, np.ndarray]:
+        """The condition, and the frames (p,) of each phone: `durations`, or what is predicted for None."""
         text, log_durations = self._text(phones, states)
         if durations is None:
             durations = self._durations(phones, log_durations)
@@ -145,25 +163,12 @@ class Synthesizer:
                 f"{len(durations)} durations for {len(phones)} phones: give one each, none below 0 and not all 0"
             )
         frames = np.array(durations, dtype=np.int64)
-        condition = self.condition(text, frames, states)
-        clock.lap("duration")
-        codes = iterative_decode(
-            self.run_pass(condition, states),
-            self.n_q,
-            self.bins,
-            int(frames.sum()),
-            steps,
-            seed,
-            self.decoding.temperature,
-            self.decoding.choice_temperature,
-            known,
-            on_pass,
-        )
-        clock.lap("smd")
-        clock.count("passes", sum(steps[0 if known is None else len(known) :]))
-        return codes, frames.tolist()
+        return self.condition(text, frames, states), frames
 
-    def _steps(self, steps: Sequence[int] | None) -> Sequence[int]:
+    def _steps(self, steps: Sequence[int] | None, seed: int) -> Sequence[int]:
+        """Checked passes of each layer; raises SynthesisError for these and for a seed that cannot be."""
+        if seed < 0:
+            raise SynthesisError(f"seed {seed}: give a whole number, at least 0")
         if steps is None:
             return self.decoding.steps
         if len(steps) != self.n_q or min(steps) < 1:
@@ -194,7 +199,7 @@ class Synthesizer:
         first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
         are then those of `synthesize`.
         """
-        clock = Clock(timings)
+        clock = self._clock(timings)
         self._read = None, {}  # a text that was spoken before is no faster
         phones = phonemise(text)
         parts = chunks(phones, self.chunk_phones, first)
@@ -214,7 +219,7 @@ class Synthesizer:
             clock.lap("duration")
             return frames
 
-        yield from joined(phones, parts, speak, durations)
+        yield from joined(planned(phones, parts, durations), speak)
 
     def synthesize(
         self,
@@ -234,10 +239,10 @@ class Synthesizer:
 
 
 class Clock:
-    """Adds the seconds between laps to a dict; does nothing for None."""
+    """Adds the seconds between laps to a dict, each lap ending when `wait` returns; does nothing for None."""
 
-    def __init__(self, timings: dict[str, float] | None):
-        self.timings = timings
+    def __init__(self, timings: dict[str, float] | None, wait: Callable[[], None]):
+        self.timings, self.wait = timings, wait
         self.restart()
 
     def restart(self) -> None:
@@ -245,6 +250,7 @@ class Clock:
 
     def lap(self, name: str) -> None:
         if self.timings is not None:
+            self.wait()
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - self.since
         self.restart()
 

@@ -38,7 +38,7 @@ class Tokens:
         """Indices of the boundary phones; word i lies between the i-th and the next."""
         return np.flatnonzero(np.isin(self.phones, list(BOUNDARY_IDS)))
 
-    def slice(self, first: int, last: int) -> Tokens:
+    def slice(self, first: int | np.integer, last: int | np.integer) -> Tokens:
         """The part from boundary phone index `first` to boundary phone index `last`, both included."""
         ends = np.cumsum(self.durations)
         start, stop = ends[first] - self.durations[first], ends[last]

@@ -11,7 +11,11 @@ import pytest
 import soundfile
 import torch
 from accelerate.state import AcceleratorState
+from jaxtyping import config, install_import_hook
 from lhotse import CutSet
+from shapes import CHECKED
+
+install_import_hook([f"ms_core.{name}" for name in CHECKED], "shapes.checked")
 
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, DataConfig, DecodingConfig, ModelConfig, Preset, TrainConfig
@@ -54,6 +58,14 @@ def accelerate_forgets() -> Iterator[None]:
     """accelerate keeps the precision of a process's first run and refuses another; a test process has many."""
     yield
     AcceleratorState._reset_state()
+
+
+@pytest.fixture
+def any_shape() -> Iterator[None]:
+    """Shapes and types are not checked here (`shapes.py`)."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @contextmanager

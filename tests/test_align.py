@@ -97,6 +97,7 @@ def test_recordings_without_speech_are_refused() -> None:
         (np.full(800, np.nan), "finite"),
     ],
 )
+@pytest.mark.usefixtures("any_shape")
 def test_unusable_input_is_refused(wav: np.ndarray, message: str) -> None:
     with pytest.raises(AlignmentError, match=message):
         align(wav, "many words in no time")

@@ -1,6 +1,7 @@
 """The command line: what each command writes and prints, and what it says to a person who made a mistake."""
 
 import errno
+import functools
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from ms_core.config import load_preset
 from ms_core.data import prepare
 from ms_core.evaluation import peers
 from ms_core.evaluation.records import read_records
+from ms_core.synthesis import MobileSpeech
 from ms_core.tokens import Voice
 
 SMOKE = paths.ASSETS / "smoke"
@@ -92,11 +95,12 @@ def test_help_is_quick_and_names_every_command():
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
-        ("train", "codec|model --preset --minutes --resume --out"),
+        ("train", "codec|model --preset --minutes --resume --out --pack --part-mb"),
         ("cost", "--seconds --out"),
         ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
+        ("data", "--pack --voices --part-mb --join"),
         ("report", "--preset --check --html --listening-test --audio --split --limit --authors-clips"),
     ],
 )
@@ -332,6 +336,28 @@ def test_bench_prints_and_writes_records(pair, tmp_path):
     assert values["rtf_total"] > 0 and values["params"] > 1000
     assert {record.metric for record in read_records(out)} == set(values)
     assert "go together" in refused("bench", "--model", pair, "--prompt", PROMPT)
+
+
+def test_a_bench_on_a_device(pair, tmp_path, monkeypatch):
+    """The parts are timed where they are computed; "cuda" is a stand-in that computes on the CPU."""
+    for more in (["--sweep"], ["--peers"]):
+        assert "compare speeds on cpu" in refused("bench", "--model", pair, "--device", "cuda", *more)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused("bench", "--model", pair, "--device", "cuda") == "error: --device cuda: this machine has cpu"
+    load, waits = MobileSpeech.from_pretrained, []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+
+    def loaded(name, device):
+        tts = load(name)
+        tts._wait = functools.partial(MobileSpeech._wait, SimpleNamespace(device=torch.device(device)))
+        return tts
+
+    monkeypatch.setattr(MobileSpeech, "from_pretrained", loaded)
+    words = ["bench", "--model", pair, "--seconds", 0.5, "--repeats", 1, "--device", "cuda", "--json"]
+    assert {record["device"] for record in json.loads(good(*words))} == {"a cuda"}
+    assert len(waits) >= 5 and set(waits) == {torch.device("cuda")}
 
 
 def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ms_core.crossfade import SHORTEST, blend, joined
+from ms_core.crossfade import SHORTEST, blend, joined, planned
 
 
 def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
@@ -19,7 +19,7 @@ def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
     def durations(some):
         return [{"_": 9, ",": 3}.get(p, 4) for p in some]
 
-    pieces = list(joined(phones, parts, speak, durations))
+    pieces = list(joined(planned(phones, parts, durations), speak))
     assert [frames for _, frames in spoken] == [[9, 4, 4, 3], [3, 4, 4, 9]]
     assert [len(piece) for piece in pieces] == [17 * hop, 20 * hop]  # a pause comes with the part after it
     assert pieces[0].dtype == pieces[1].dtype == np.float32
@@ -29,9 +29,10 @@ def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
     pause = pieces[1][: 3 * hop]
     assert np.abs(pause[:2] - spoken[0][0][-3 * hop :][:2]).max() < 2e-3  # it goes over from one part to the other
     assert np.abs(pause[-2:] - spoken[1][0][: 3 * hop][-2:]).max() < 2e-3
-    short = list(joined(phones, parts, speak, lambda some: [{",": 0}.get(p, 4) for p in some]))
+    short = list(joined(planned(phones, parts, lambda some: [{",": 0}.get(p, 4) for p in some]), speak))
     assert spoken[-1][1][0] == SHORTEST and len(np.concatenate(short)) == (4 + 8 + SHORTEST + 8 + 4) * hop
-    whole = list(joined(phones, [phones], lambda index, frames: np.zeros(7) if frames is None else None, durations))
+    plan = planned(phones, [phones], durations)
+    whole = list(joined(plan, lambda index, frames: np.zeros(7) if frames is None else None))
     assert len(whole) == 1 and len(whole[0]) == 7  # nothing is given to a text that is not cut
 
 

@@ -36,8 +36,9 @@ def test_a_contract_that_is_broken_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("lhotse.recipes", "train"), ("faster_whisper", "eval"), ("matplotlib", "notebooks"), ("onnx", "mobile"),
-     ("executorch.exir", "executorch"), ("vocos", "paper"), ("numpy", None), ("ms_core.nothing", None)],
+    [("lhotse.recipes", "train"), ("pyworld", "train"), ("faster_whisper", "eval"), ("matplotlib", "notebooks"),
+     ("onnx", "mobile"), ("executorch.exir", "executorch"), ("vocos", "paper"),
+     ("numpy", None), ("ms_core.nothing", None)],
 )  # fmt: skip
 def test_the_extra_of_a_module(module: str, extra: str | None) -> None:
     assert cli.extra_of(module, REQUIREMENTS) == extra

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from conftest import stir
+from jaxtyping import TypeCheckError
 
-from ms_core.layers import Attention, ConformerBlock, ConvModule, lengths_to_mask, rotary
+from ms_core.layers import Attention, ChannelDropout, ConformerBlock, ConvModule, lengths_to_mask, rotary
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,6 +41,30 @@ def test_rotary_with_a_start_for_each_example() -> None:
     x = noise(2, 2, 4, 8)
     each = torch.cat([rotary(x[:1], -4), rotary(x[1:], 7)])
     assert torch.equal(rotary(x, torch.tensor([-4, 7])), each)
+
+
+def test_a_block_computes_the_same_in_training() -> None:
+    """The faster operators of a training on a CPU are the ordinary ones, in fp32 and up to the rounding of bf16."""
+    module, x, mask = block(True), noise(2, 9, 16), lengths_to_mask(torch.tensor([9, 6]), 9)
+    module.add.rate = 0.0
+    cache = module.attention.prompt_cache(noise(2, 4, 16, seed=1), torch.tensor([4, 2]))
+    real = lengths_to_mask(torch.tensor([4, 2]), 4)
+    expected = module(x, mask, cache, real)[mask]
+    module.train()
+    assert torch.allclose(module(x, mask, cache, real)[mask], expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = module.attention.prompt_cache(noise(2, 4, 16, seed=1), torch.tensor([4, 2]))
+        assert torch.allclose(module(x, mask, cache, real)[mask], expected, atol=0.05)
+
+
+def test_whole_channels_of_a_branch_are_dropped() -> None:
+    add, x, branch = ChannelDropout(0.25), torch.zeros(64, 5, 32), torch.ones(64, 5, 32)
+    torch.manual_seed(0)
+    kept = add(x, branch, 0.5)
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))  # all frames of an example alike
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(0.5 / 0.75).item()}
+    assert kept.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(add.eval()(x, branch, 0.5), branch / 2)
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -107,3 +132,8 @@ def test_cross_attention_has_no_positions_and_ignores_the_masked() -> None:
     turned = context[:, [2, 0, 1, 4, 3]]
     assert torch.allclose(out, module.cross(x, module.keys_values(turned), mask), atol=1e-6)
     assert module.prompt_key_value is None
+
+
+def test_shapes_are_checked_while_the_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="x"):
+        rotary(torch.zeros(2, 3, 4), 0)

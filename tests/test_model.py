@@ -27,6 +27,25 @@ def losses(
     return model(batch, drawn if layer is None else torch.full_like(drawn, layer), masked, **options)
 
 
+@pytest.mark.parametrize("switches", [{}, {"codebook_prior": False}])
+def test_scores_of_masked_frames_alone_are_those_of_all(codec, switches: dict) -> None:
+    """A CPU scores masked frames layer by layer, a GPU all at once: values and gradients agree."""
+    model = new_model(codec, **switches)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, CODEC.bins, (5, CODEC.n_q, 40), generator=generator)
+    x = torch.randn(5, 40, MODEL.dim, generator=generator)
+    copied = None if model.smd.copy is None else torch.randn(5, 40, model.smd.prior.scale.shape[1], generator=generator)
+    layer, masked = torch.tensor([0, 2, 0, 1, 2]), torch.rand(5, 40, generator=generator) < 0.6
+    found = []
+    for scores in (model._scores, lambda *a: model._scores_of_masked(*a[:4], masked, a[4])):
+        model.zero_grad()
+        ce, latent, correct = scores(x, copied, codes, layer, True)
+        ((ce + latent) * masked).sum().backward()
+        found.append([ce * masked, latent * masked, correct & masked, model.smd.head.grad.clone()])
+    for dense, sparse in zip(*found, strict=True):
+        assert torch.allclose(dense.float(), sparse.float(), atol=1e-4, rtol=1e-4)
+
+
 def logits(model: MobileSpeechModel, batch: Batch, layer: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a layer with all of it masked, and predicted durations: all that the model says of a batch."""
     frames = batch.codes.shape[-1]

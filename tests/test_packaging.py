@@ -3,6 +3,7 @@
 import ast
 import csv
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -12,13 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
+import ms_core
 from ms_core import paths
 from ms_core.align import align
 from ms_core.audio import load_speech
+from ms_core.codec import load_codec
 from ms_core.config import PRESET_NAMES, DataConfig, load_preset
 from ms_core.data import corpora
 from ms_core.data.corpora import DataError, read_cuts
+from ms_core.model import MobileSpeechModel
 from ms_core.report import tables
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
@@ -39,7 +44,8 @@ def test_presets_load_and_carry_their_own_name(name):
 
 
 def test_presets_differ_where_the_design_says():
-    smoke, mini, paper = map(load_preset, PRESET_NAMES)
+    smoke, mini, larger, paper = map(load_preset, PRESET_NAMES)
+    assert larger.codec == mini.codec and mini.model.dim < larger.model.dim < paper.model.dim
     assert [p.data.corpus for p in (smoke, mini, paper)] == ["shipped", "librispeech", "libritts"]
     assert (mini.codec.sample_rate, mini.codec.frame_rate, mini.codec.n_q, mini.codec.bins) == (16_000, 50, 8, 1024)
     assert (paper.codec.kind, paper.codec.vocoder, paper.codec.frame_rate) == ("encodec", "vocos", 75)
@@ -47,8 +53,38 @@ def test_presets_differ_where_the_design_says():
     assert smoke.model.dim < mini.model.dim < paper.model.dim
 
 
+@pytest.mark.parametrize("name", [p.parent.name for p in sorted(paths.ASSETS.glob("*/model"))])
+def test_a_shipped_model_is_what_its_preset_says(name):
+    preset = load_preset(name)
+    folder = paths.shipped(name)
+    meta = json.loads((folder / "model" / "config.json").read_text())
+    assert meta["config"] == preset.model.model_dump(mode="json")
+    assert meta["decoding"] == preset.decoding.model_dump(mode="json")
+    assert meta["provenance"]["name"] == name
+    assert MobileSpeechModel.load(folder / "model", load_codec(folder / "codec")).config == preset.model
+
+
 def test_the_version_has_one_home():
-    assert importlib.metadata.version("ms-core") == PROJECT["project"]["version"]
+    version = PROJECT["project"]["version"]
+    assert importlib.metadata.version("ms-core") == ms_core.__version__ == version
+    command = [sys.executable, "-m", "ms_core.cli", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"ms-core {version}\n"
+    assert re.search(rf"^## {re.escape(version)} ", (paths.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (version, PROJECT["project"]["license"])
+
+
+def test_conda_installs_what_make_installs():
+    """environment.yml: pyproject's Python, all extras, and the judges of the Makefile, each with its version."""
+    made = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
+    conda = [d for d in made["dependencies"] if isinstance(d, str)]
+    (pip,) = [d["pip"] for d in made["dependencies"] if isinstance(d, dict)]
+    (python,) = [d.removeprefix("python=") for d in conda if d.startswith("python=")]
+    major, minor = map(int, python.split("."))
+    assert PROJECT["project"]["requires-python"] == f">={python},<{major}.{minor + 1}"
+    assert {"pip", "make", "c-compiler", "cxx-compiler", "ffmpeg"} <= set(conda)
+    judges = re.search(r"^EVALUATORS := (.*)$", (paths.ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert pip == ["-e .[all]", *judges]
 
 
 def test_every_file_of_the_package_is_packed():
@@ -74,7 +110,7 @@ def test_every_import_is_a_declared_dependency():
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 found = [node.module]
             for top in {name.partition(".")[0] for name in found} - sys.stdlib_module_names - OPTIONAL - {"ms_core"}:
-                owners = {d.lower().replace("_", "-") for d in homes.get(top, [top])}
+                owners = {d.lower().replace("_", "-") for d in [*homes.get(top, [top]), f"{top}-prebuilt"]}
                 if not owners & names:
                     missing.add(f"{path.name}: {top}")
     assert not missing, f"not in pyproject.toml: {sorted(missing)}"

@@ -11,6 +11,7 @@ by a millisecond or turned over in sign; these hardly do, so that a small model 
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -146,11 +147,17 @@ class MiniCodec(nn.Module):
 
 
 def mel_basis(config: CodecConfig) -> Float[Tensor, "m f"]:
-    """Slaney-scale triangular mel filters over the linear bins, each of sum 1; by torchaudio (extra `train`)."""
-    from torchaudio.functional import melscale_fbanks
-
-    bins = config.n_fft // 2 + 1
-    basis = melscale_fbanks(bins, 0.0, config.sample_rate / 2, config.n_mels, config.sample_rate, None, "slaney").T
+    """Triangular mel filters over the linear bins, each of sum 1, on Slaney's scale: linear up to 1 kHz, then
+    logarithmic. Equal bit for bit to torchaudio's `melscale_fbanks`, since stored codecs hold its result.
+    """
+    slope, knee, log_step = 200 / 3, 1000.0, math.log(6.4) / 27  # Hz a mel below the knee (Hz); log Hz a mel above
+    knee_mel = knee / slope
+    top = knee_mel + math.log(config.sample_rate / 2 / knee) / log_step
+    mel = torch.linspace(0.0, top, config.n_mels + 2)
+    hertz = torch.where(mel >= knee_mel, knee * torch.exp(log_step * (mel - knee_mel)), slope * mel)
+    away = hertz - torch.linspace(0, config.sample_rate // 2, config.n_fft // 2 + 1)[:, None]  # (f, n_mels + 2)
+    rise, fall = -away[:, :-2] / hertz.diff()[:-1], away[:, 2:] / hertz.diff()[1:]
+    basis = torch.minimum(rise, fall).clamp_min(0).T
     return basis / basis.sum(1, keepdim=True).clamp_min(1e-8)
 
 

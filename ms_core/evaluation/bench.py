@@ -69,7 +69,9 @@ def bench(
     repeats: int = 5,
     seed: int = 0,
 ) -> dict[str, object]:
-    """Time a synthesiser on a text that takes it about `seconds` to say; on `threads` torch threads.
+    """Time a synthesiser on a text that takes it about `seconds` to say; on its device and `threads` torch threads.
+
+    On a GPU each part ends when the device has done it (`Synthesizer._wait`).
 
     prompt: recording or its path, with what is said in it. Returns `audio_seconds` and, one number a repeat in seconds,
     `voice` (enrolment), `total` (text to waveform with the voice in hand) and each part that the synthesiser reports in

@@ -237,7 +237,7 @@ def measure_executorch(
 
 
 def executorch_summary(records: Sequence[Record]) -> str:
-    """What `measure_executorch` found, in the words that README.md has."""
+    """What `measure_executorch` found, in the words that notebook 6 has."""
 
     def said(precision: str, metric: str) -> list[Record]:
         found = [r for r in records if (r.runtime, r.precision, r.metric) == ("executorch", precision, metric)]
@@ -282,8 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for record in records:
-        print(f"{record.name}\t{record.metric}\t{record.value:g}")
-    print(f"README.md, under On a phone: {executorch_summary(records)}")
+        print(f"{record.name}	{record.metric}	{record.value:g}")
+    print(f"notebook 6, under ExecuTorch: {executorch_summary(records)}")
     free = [r.value for r in records if r.precision == "fp32" and r.metric.startswith("token_agreement")]
     return int(min(free) < 1)
 

@@ -17,7 +17,7 @@ from ms_core.model import MobileSpeechModel
 from ms_core.smd import draw_masks
 from ms_core.tokens import Batch
 from ms_core.training.loop import step_seed, train
-from ms_core.training.pack import Pack
+from ms_core.training.pack import Pack, split_file
 from ms_core.training.resident import TokenBatches, dev_batches
 
 DEV_EXAMPLES = 128  # of a pack's dev speech, at most
@@ -121,18 +121,26 @@ class AcousticTask:
 class PackTask(AcousticTask):
     """MobileSpeech on the speech of a pack, which lies whole on the training device; its shapes recur.
 
+    part_bytes: beside each export lie its weights in parts of so many bytes, see `pack.split_file`.
     Raises ConfigError for a preset of another token grid, or one that wants `speeds`, which a pack has not.
     """
 
     fixed_shapes = True
 
-    def __init__(self, preset: Preset, pack: Pack, device: torch.device | str, start: Path | None = None):
+    def __init__(
+        self,
+        preset: Preset,
+        pack: Pack,
+        device: torch.device | str,
+        start: Path | None = None,
+        part_bytes: int | None = None,
+    ):
         for key in ("n_q", "bins", "sample_rate", "hop"):
             found, wanted = getattr(pack.codec.config, key), getattr(preset.codec, key)
             if found != wanted:
                 raise ConfigError(f"the pack's codec has {key} {found}, preset {preset.name} wants {wanted}")
         super().__init__(preset, pack.codec, start)
-        self.pack, self.device = pack, torch.device(device)
+        self.pack, self.device, self.part_bytes = pack, torch.device(device), part_bytes
         self.hours = float(pack.about["speech_hours"])
 
     def describe(self) -> dict[str, Any]:
@@ -144,6 +152,11 @@ class PackTask(AcousticTask):
     def dev_batches(self) -> list[Batch]:
         return list(dev_batches(self.pack.dev, self.codec, self.config, self.device, DEV_EXAMPLES))
 
+    def export(self, network: nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
+        super().export(network, folder, provenance)
+        if self.part_bytes is not None:
+            split_file(folder / "weights.safetensors", self.part_bytes)
+
 
 def train_from_packs(
     preset: Preset,
@@ -152,14 +165,15 @@ def train_from_packs(
     minutes: float | None = None,
     resume: bool = False,
     start: Path | None = None,
+    part_bytes: int | None = None,
 ) -> Path:
     """Train on the speech of packs, on a GPU where there is one; returns the folder of the export.
 
     The preset's `speeds` do not apply. minutes: stop after so many, by which the learning rate has fallen; meanwhile an
-    export is written every two.
+    export is written every two, its weights also in parts of `part_bytes` where given.
     Raises PackError for a pack that cannot be used, CheckpointError as `train.train` does.
     """
     preset = override(preset, {"train_model.speeds": [1.0]})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = PackTask(preset, Pack.read_all(packs), device, start)
+    task = PackTask(preset, Pack.read_all(packs), device, start, part_bytes)
     return train(task, folder, minutes, resume, EXPORT_MINUTES, by_clock=minutes is not None)

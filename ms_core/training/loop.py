@@ -216,12 +216,18 @@ class Run:
 
     def _gradients(self, name: str, inputs: Any, step: int, rank: int) -> dict[str, Any]:
         """Forward and backward; returns values for the log."""
-        with self.accelerator.autocast():
-            loss, values = self.task.loss(self.networks, name, inputs, step, rank)
+        loss, values = self._forward(name, inputs, step, rank)
         for other in self.networks.values():  # an adversarial loss leaves gradients in both networks
             other.zero_grad()
-        self.accelerator.backward(loss)
+        self._backward(loss)
         return values
+
+    def _forward(self, name: str, inputs: Any, step: int, rank: int) -> tuple[Tensor, dict[str, Any]]:
+        with self.accelerator.autocast():
+            return self.task.loss(self.networks, name, inputs, step, rank)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -412,7 +418,7 @@ class Muon(torch.optim.Optimizer):
         y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(self.EPSILON)
         for _ in range(self.STEPS):
             gram = y @ y.mT
-            y = a * y + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ y
+            y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
         return (y.mT if tall else y).to(x.dtype)
 
 

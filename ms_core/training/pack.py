@@ -3,7 +3,7 @@
 It is a safetensors file, so nothing in it can run: phones, durations and codes (ten bits each, not sixteen) of train
 and dev, the codec's tables, and JSON that names token digest and what was packed. Several packs of the same codec can
 be read as one (`Pack.read_all`): the first holds the recordings, others virtual voices. `split_file` cuts one into
-numbered parts for a channel that takes small files alone. All our choice.
+numbered parts for a channel that takes small files alone; `Pack.read` joins them. All our choice.
 """
 
 import json
@@ -110,8 +110,11 @@ class Pack:
 
     @classmethod
     def read(cls, path: Path) -> "Pack":
-        """Raises PackError for what is missing, cut short, damaged or of another version."""
-        path = Path(path)
+        """Of a file or, where these alone are there, its parts, which are joined.
+
+        Raises PackError for what is missing, cut short, damaged or of another version.
+        """
+        path = whole_file(Path(path))
         if not path.is_file():
             raise PackError(f"no pack {path}: write one with `ms-core data --pack {path}`, or join its parts")
         if path.stat().st_size > MAX_BYTES:
@@ -203,15 +206,33 @@ def split_file(path: Path, size: int) -> list[Path]:
     return parts
 
 
-def join_file(path: Path) -> Path:
-    """Put together what `split_file` cut; raises PackError for a part that is missing, swapped or changed."""
-    path = Path(path)
+def _listed(path: Path) -> tuple[Path, dict[str, str], str]:
+    """The list of a file's parts: where it lies, {part: sha256}, and the whole file's sha256."""
     listing = path.with_name(path.name + PARTS)
     try:
         values = json.loads(listing.read_text())
-        names, whole = dict(values["parts"]), str(values["sha256"])
+        return listing, dict(values["parts"]), str(values["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackError(f"{listing}: cannot be read, so {path} cannot be joined ({error})") from None
+
+
+def whole_file(path: Path) -> Path:
+    """The path, where its parts alone lie joined from them; raises PackError as `join_file`, and for a file that is
+    there and is not the one whose parts lie beside it."""
+    if not path.with_name(path.name + PARTS).is_file():
+        return path
+    if not path.is_file():
+        return join_file(path)
+    listing, _, whole = _listed(path)
+    if sha256(path) != whole:
+        raise PackError(f"{path}: not the file whose parts {listing.name} lists: remove it, or the parts")
+    return path
+
+
+def join_file(path: Path) -> Path:
+    """Put together what `split_file` cut; raises PackError for a part that is missing, swapped or changed."""
+    path = Path(path)
+    listing, names, whole = _listed(path)
     with replacing(path) as temporary:
         with open(temporary, "wb") as out:
             for name, digest in names.items():

@@ -8,7 +8,7 @@ k is a pure function of (tokens, config, rank, k). All our choice.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from ms_core.training.pack import PackError, Utterances
 
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # as in `data.label_pauses`
 PHRASE_WORDS = 3  # as in `data.phrase`
+POOL = 8  # batches that a CPU draws at once, so that each holds targets of about one length
+PAD_TO = 32  # frames or phones, to multiples of which a CPU's batches are filled up
 PHONES_A_FRAME = 0.5  # room for phones in a window of so many frames: 25 a second, boundaries included
 
 
@@ -104,6 +106,8 @@ class TokenBatches:
         self.comma, self.stop = phone_ids([",", "."])
         self.seconds = float(ends[-1]) / self.rate
         self.variation = Variation(codec, config, self.device) if varied(config) else None
+        self.pool = POOL if self.device.type == "cpu" else 1
+        self.drawn: tuple[int, list[Batch]] | None = None
 
     def batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """(epoch, batch) from batch index `first` on."""
@@ -114,14 +118,23 @@ class TokenBatches:
 
     def batch(self, index: int) -> Batch:
         """Batch `index`."""
-        seed = ((self.config.seed * 1_000_003 + index) * 64 + self.rank) * 2 + 1
-        generator = torch.Generator(self.device).manual_seed(seed)
-        host = np.random.default_rng(seed)
-        shape = self.shapes[host.choice(len(self.shapes), p=[s.share for s in self.shapes])]
-        return self.draw(shape, generator)
+        pool, place = divmod(index, self.pool)
+        if self.drawn is None or self.drawn[0] != pool:
+            generator, host = self._generator(pool, 1), np.random.default_rng(self._seed(pool, 1))
+            shape = self.shapes[host.choice(len(self.shapes), p=[s.share for s in self.shapes])]
+            drawn = self.draw(replace(shape, examples=shape.examples * self.pool), generator)
+            self.drawn = pool, [drawn] if self.pool == 1 else by_length(drawn, self.pool, host)
+        batch = self.drawn[1][place]
+        return batch if self.variation is None else self.variation(batch, self._generator(index, 0))
+
+    def _seed(self, index: int, kind: int) -> int:
+        return ((self.config.seed * 1_000_003 + index) * 64 + self.rank) * 2 + kind
+
+    def _generator(self, index: int, kind: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self._seed(index, kind))
 
     def draw(self, shape: Shape, generator: torch.Generator, chosen: Tensor | None = None) -> Batch:
-        """A batch of a shape; `chosen` names the utterances, else they are drawn by their length."""
+        """A batch of a shape, unvaried; `chosen` names the utterances, else they are drawn by their length."""
         size = shape.examples if chosen is None else len(chosen)
         config = self.config
 
@@ -165,8 +178,6 @@ class TokenBatches:
         prompt_phones, prompt_durations, prompt_codes = self._cut(
             *prompt, shape.prompt, shape.phones[1], uniform() < 0.5
         )
-        if self.variation is not None:
-            codes, prompt_codes = self.variation(codes, durations, prompt_codes, prompt_durations, generator)
         return Batch(phones, durations, codes, prompt_phones, prompt_durations, prompt_codes)
 
     def _frames(self, first: Tensor, last: Tensor) -> Tensor:
@@ -221,6 +232,32 @@ class TokenBatches:
         return sum((ids == boundary) for boundary in phone_ids(sorted(BOUNDARIES))) > 0
 
 
+def by_length(batch: Batch, parts: int, rng: np.random.Generator) -> list[Batch]:
+    """A batch in so many of about equal size on the grid, each of targets of like length, in random order.
+
+    Their lengths are multiples of `PAD_TO`: little is padded, and shapes recur, for each new one of which a CPU
+    compiles its products anew.
+    """
+    lengths = batch.durations.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    ends = (-(-lengths[order] // PAD_TO)).cumsum(0)  # what is before the end of each example
+    part = ((ends - 1) * parts // ends[-1]).clamp_max(parts - 1)
+    if part.unique().numel() < parts:  # a few examples: as many in each
+        part = torch.arange(len(order)) * parts // len(order)
+    return [_trimmed(batch, order[part == i]) for i in rng.permutation(parts)]
+
+
+def _trimmed(batch: Batch, chosen: Tensor) -> Batch:
+    """Some examples of a batch, without the columns that pad all of them."""
+    held = {name: value[chosen] for name, value in vars(batch).items()}
+    for kind in ("", "prompt_"):
+        phones, durations = held[f"{kind}phones"], held[f"{kind}durations"]
+        count, frames = (phones != 0).sum(1), durations.sum(1)
+        for name, longest in (("phones", count), ("durations", count), ("codes", frames)):
+            held[kind + name] = held[kind + name][..., : -(-int(longest.max()) // PAD_TO) * PAD_TO]
+    return Batch(**{name: value.contiguous() for name, value in held.items()})
+
+
 def varied(config: TrainConfig) -> bool:
     """Whether a config asks for variation of the features."""
     return config.timbre_db > 0 or config.virtual_voices > 0 or config.noisy_prompts > 0
@@ -253,10 +290,10 @@ class Variation:
         self.centres = (codec.mel_basis @ hertz).to(device)  # (m,) Hz
         self.equal = torch.stack([torch.cos(math.pi * k * band / self.mels) / k for k in range(1, self.CURVES + 1)])
 
-    def __call__(
-        self, codes: Tensor, durations: Tensor, prompt_codes: Tensor, prompt_durations: Tensor, generator
-    ) -> tuple[Tensor, Tensor]:
-        """Codes (b, n, t) and prompt codes (b, n, s), varied; padding stays zero."""
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The same with other codes; padding stays zero."""
+        codes, durations = batch.codes, batch.durations
+        prompt_codes, prompt_durations = batch.prompt_codes, batch.prompt_durations
         frames, size = codes.shape[-1], len(codes)
         device = codes.device
 
@@ -291,20 +328,21 @@ class Variation:
         new = torch.where(still, both, new)
         real = torch.arange(frames, device=device) < durations.sum(1, keepdim=True)
         prompt_real = torch.arange(prompt.shape[1], device=device) < prompt_durations.sum(1, keepdim=True)
-        return new[..., :frames] * real[:, None], new[..., frames:] * prompt_real[:, None]
+        new, prompt_new = new[..., :frames] * real[:, None], new[..., frames:] * prompt_real[:, None]
+        return replace(batch, codes=new, prompt_codes=prompt_new)
 
     def _features(self, codes: Int[Tensor, "b n l"]) -> Float[Tensor, "b l s m"]:
         latent = sum(book[code] for book, code in zip(self.books, codes.unbind(1), strict=True))  # (b, l, c)
         return (latent @ self.components + self.mean).unflatten(-1, (self.substeps, self.mels))
 
     def _tokens(self, mel: Float[Tensor, "b l s m"]) -> Int[Tensor, "b n l"]:
-        residual = (mel.flatten(2) - self.mean) @ self.components.T
+        residual = ((mel.flatten(2) - self.mean) @ self.components.T).flatten(0, 1)
         codes = []
         for book, half in zip(self.books, self.half_norms, strict=True):
-            code = (residual @ book.T - half).argmax(-1)
+            code = torch.addmm(half, residual, book.T, beta=-1).argmax(-1)
             residual = residual - book[code]
             codes.append(code)
-        return torch.stack(codes, 1)
+        return torch.stack(codes).unflatten(1, mel.shape[:2]).transpose(0, 1)
 
     def _stretch(self, factor: Float[Tensor, " b"]) -> Float[Tensor, "b m m"]:
         """Matrices that move what lies at a frequency to that frequency times the factor."""

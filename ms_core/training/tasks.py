@@ -1,7 +1,6 @@
 """The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from ms_core.codec import Codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR, SourceFilterDecoder
-from ms_core.config import ConfigError, Preset
-from ms_core.data.augment import Equaliser
+from ms_core.config import Preset
+from ms_core.data.augment import Equaliser, world
 from ms_core.data.batches import Sampler, collate
 from ms_core.data.corpora import DataError
 from ms_core.data.shards import Shards, read_batches
@@ -159,12 +158,7 @@ class DecoderTask:
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(samples as int16, F0 in Hz of each filter frame's middle, 0 where unvoiced)."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that pkg_resources is going
-            try:
-                import pyworld
-            except ImportError:
-                raise ConfigError("training a mini codec needs pyworld: pip install 'ms-core[train]'") from None
+        pyworld = world()
         rate = self.codec.config.sample_rate
         wave = self._cuts[name].resample(rate).load_audio()[0].astype(np.float64)
         half = 500 * self.step / rate  # ms; frames at odd multiples of it are the middles

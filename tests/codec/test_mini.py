@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from conftest import CODEC, global_rng_untouched, speech
+from torchaudio.functional import melscale_fbanks
 
+from ms_core import paths
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec, load_codec
-from ms_core.codec.mini import MiniCodec, kmeans, nearest
+from ms_core.codec.mini import MiniCodec, kmeans, mel_basis, nearest
 
 
 def wave(seconds: float, seed: int) -> torch.Tensor:
@@ -26,6 +28,19 @@ def test_it_is_a_codec(codec) -> None:
     assert codec.codebooks().shape == (3, 32, 8)
     with pytest.raises(ValueError, match="kind 'mini', not 'encodec'"):
         new_codec(kind="encodec")
+
+
+@pytest.mark.parametrize(("n_fft", "n_mels", "rate"), [(640, 80, 16_000), (320, 20, 16_000), (1024, 100, 24_000)])
+def test_mel_filters_are_torchaudios_bit_for_bit(n_fft: int, n_mels: int, rate: int) -> None:
+    """Shipped codecs were made with these, and the token digest tells."""
+    made = mel_basis(CODEC.model_copy(update={"n_fft": n_fft, "n_mels": n_mels, "sample_rate": rate}))
+    theirs = melscale_fbanks(n_fft // 2 + 1, 0.0, rate / 2, n_mels, rate, None, "slaney").T
+    assert torch.equal(made, theirs / theirs.sum(1, keepdim=True).clamp_min(1e-8))
+
+
+def test_mel_filters_are_those_of_the_shipped_codec() -> None:
+    shipped = MiniCodec.load(paths.shipped("mini") / "codec")
+    assert torch.equal(shipped.mel_basis, mel_basis(shipped.config))
 
 
 @pytest.mark.parametrize("samples", [1, 319, 320, 321, 3200, 5000])
@@ -90,6 +105,7 @@ def test_fewer_layers_decode_and_more_layers_come_nearer(codec) -> None:
         (torch.full((1, 3, 5), -1), "codes between -1 and -1"),
     ],
 )
+@pytest.mark.usefixtures("any_shape")
 def test_impossible_codes_are_refused(codec, codes: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec.decode(codes)

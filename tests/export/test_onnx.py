@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import onnx
 import pytest
@@ -143,7 +144,7 @@ def test_int8_runs_and_is_near(tts, voice, folders, voice_file) -> None:
         error = np.abs(states[name] - values).max() / np.abs(values).max()
         assert error < 0.1, (name, error)
         assert (error > 0) == (name not in ("prompt_index", "prompt_place")), name  # those are not computed in int8
-    wav = runtime.synthesize(TEXTS[1], voice_file)
+    wav = runtime.synthesize(TEXTS[1], runtime.load_voice(voice_file))
     assert np.isfinite(wav).all() and np.abs(wav).max() > 0
     operators = {n.op_type for n in onnx.load(folders["int8"] / "smd.onnx", load_external_data=False).graph.node}
     assert "MatMulInteger" in operators
@@ -281,11 +282,13 @@ def test_compare_and_records(tts, folders, voice) -> None:
         compare(tts, folders, (), voice)
 
 
-def test_readme_says_of_executorch_what_the_records_say() -> None:
-    file, readme = paths.results("mini") / "executorch.json", " ".join((paths.ROOT / "README.md").read_text().split())
+def test_notebook_6_says_of_executorch_what_the_records_say() -> None:
+    file = paths.results("mini") / "executorch.json"
+    cells = nbformat.read(paths.NOTEBOOKS / "06_mobile_export.ipynb", as_version=4).cells
+    said = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     if file.is_file():
-        assert executorch_summary(read_records(file)) in readme  # `python -m ms_core.evaluation.parity` prints it
+        assert executorch_summary(read_records(file)) in said  # `python -m ms_core.evaluation.parity` prints it
     else:
-        assert "% of PyTorch's tokens" not in readme  # no number without a record
+        assert "% of PyTorch's tokens" not in said  # no number without a record
     with pytest.raises(ValueError, match="no record of size_mb in fp32"):
         executorch_summary([])

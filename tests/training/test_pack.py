@@ -9,11 +9,11 @@ from conftest import CODEC, PRESET, TRAIN, utterance
 from safetensors.torch import load_file
 
 from ms_core.config import ConfigError, override
-from ms_core.tokens import BOUNDARY_IDS
+from ms_core.tokens import BOUNDARY_IDS, Batch
 from ms_core.training.acoustic import PackTask, train_from_packs
 from ms_core.training.loop import train
 from ms_core.training.pack import Pack, PackError, Utterances, join_file, pack_bits, split_file, unpack_bits
-from ms_core.training.resident import TokenBatches, Variation, dev_batches, shapes_of
+from ms_core.training.resident import POOL, TokenBatches, Variation, by_length, dev_batches, shapes_of
 
 LENGTHS = {"max_seconds": 1.5, "prompt_seconds": 0.5, "batch_seconds": 6.0}
 PLAIN = TRAIN.model_copy(update={**LENGTHS, "other_utterance": 1.0})
@@ -126,10 +126,12 @@ def test_examples_are_runs_of_whole_words(pack: Pack, changes: dict) -> None:
     config = PLAIN.model_copy(update=changes)
     stream = TokenBatches(pack.train, pack.codec, config, "cpu")
     allowed = windows(pack.train)
-    lengths = {(s.target, s.prompt) for s in shapes_of(config, pack.codec.config.frame_rate)}
+    longest, longest_prompt = (
+        max(getattr(s, k) for s in shapes_of(config, pack.codec.config.frame_rate)) for k in ("target", "prompt")
+    )
     for index in range(8):
         batch = stream.batch(index)
-        assert (batch.codes.shape[-1], batch.prompt_codes.shape[-1]) in lengths
+        assert batch.codes.shape[-1] <= longest and batch.prompt_codes.shape[-1] <= longest_prompt
         for kind in ("", "prompt_"):
             phones, durations, codes = (getattr(batch, kind + k) for k in ("phones", "durations", "codes"))
             for p, d, c in zip(phones, durations, codes, strict=True):
@@ -166,6 +168,27 @@ def test_a_batch_depends_on_its_index_alone(pack: Pack) -> None:
     assert not torch.equal(stream.batch(4).codes, later.codes)
 
 
+@pytest.mark.parametrize("seconds", [1.5, 6.0, 24.0])
+def test_a_pool_of_batches_holds_each_example_once(pack: Pack, seconds: float) -> None:
+    """Batches of like length lose no example, no token, and none is empty."""
+    stream = TokenBatches(pack.train, pack.codec, PLAIN.model_copy(update={"batch_seconds": seconds}), "cpu")
+    shape = stream.shapes[0]
+    drawn = stream.draw(replace(shape, examples=shape.examples * POOL), torch.Generator().manual_seed(0))
+    parts = by_length(drawn, POOL, np.random.default_rng(0))
+    assert len(parts) == POOL and min(len(p.codes) for p in parts) > 0
+
+    def rows(batch: Batch, name: str) -> list[bytes]:
+        values = getattr(batch, name)
+        whole = torch.zeros(*values.shape[:-1], getattr(drawn, name).shape[-1], dtype=torch.long)
+        whole[..., : values.shape[-1]] = values
+        return [row.numpy().tobytes() for row in whole]
+
+    for name in vars(drawn):
+        assert sorted(r for p in parts for r in rows(p, name)) == sorted(rows(drawn, name)), name
+    spans = sorted((int(p.durations.sum(1).min()), int(p.durations.sum(1).max())) for p in parts)
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
 def test_variation_moves_envelope_and_pitch_and_nothing_else(pack: Pack) -> None:
     config = PLAIN.model_copy(update={"timbre_db": 3.0, "virtual_voices": 1.0, "noisy_prompts": 1.0})
     variation = Variation(pack.codec, config, torch.device("cpu"))
@@ -176,16 +199,18 @@ def test_variation_moves_envelope_and_pitch_and_nothing_else(pack: Pack) -> None
     peak = (moved * variation.centres).sum() / moved.sum()
     assert peak.item() == pytest.approx(1.3 * variation.centres[5].item(), rel=0.08)
     codes, frames = torch.randint(0, CODEC.bins, (4, CODEC.n_q, 12)), torch.full((4, 3), 4)
+    batch = Batch(frames, frames, codes, frames, frames, codes)
     still = variation.config.model_copy(update={"timbre_db": 0.0, "virtual_voices": 0.0, "noisy_prompts": 0.0})
     variation.config = still
     generator = torch.Generator().manual_seed(0)
-    target, prompt = variation(codes, frames, codes, frames, generator)
+    target = variation(batch, generator).codes
     again = variation._tokens(variation._features(codes))
     kept = [(torch.equal(t, c) or torch.equal(t, a)) for t, c, a in zip(target, codes, again, strict=True)]
     assert all(kept)
     variation.config = config
-    target, prompt = variation(codes, frames, codes, frames, generator)
-    assert not torch.equal(target, codes) and not torch.equal(target, prompt)  # the prompt has noise, too
+    varied = variation(batch, generator)
+    assert not torch.equal(varied.codes, codes)
+    assert not torch.equal(varied.codes, varied.prompt_codes)  # the prompt has noise, too
 
 
 def test_a_training_from_packs_learns_and_resumes(pack: Pack, tmp_path) -> None:

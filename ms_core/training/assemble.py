@@ -1,0 +1,90 @@
+"""A pack out of a preset's speech: its recordings and, where asked for, virtual voices of their readers."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lhotse import MonoCut
+from tqdm import tqdm
+
+from ms_core.codec import Codec
+from ms_core.codec.mini import MiniCodec
+from ms_core.config import ConfigError, Preset
+from ms_core.data.augment import draw_voice, virtual_voices, world
+from ms_core.data.prepare import prefetch, prepare, tokens
+from ms_core.files import replacing
+from ms_core.training.pack import Pack, Utterances
+
+Item = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""Of `Utterances.of`: speaker, phones (p,), durations (p,), codes (n, t)."""
+
+
+def assemble(preset: Preset, codec: Codec, voices: int = 0, workers: int = 2) -> Pack:
+    """The preset's train and dev speech as a pack; what is not yet aligned and tokenised is, by `data.prepare`.
+
+    voices: so many virtual voices of each reader (`data.augment.virtual_voices`) say the train speech too, as further
+    speakers; `workers` processes make them. The preset's `speeds` do not apply.
+
+    Raises ConfigError for a codec other than the mini one, DataError for speech that is missing, and ImportError where
+    voices are asked for without pyworld.
+    """
+    if not isinstance(codec, MiniCodec):
+        raise ConfigError(f"preset {preset.name}: its codec is {codec.config.kind!r}, a pack holds tokens of 'mini'")
+    if voices:
+        world()
+    # split by split, so that "a+b" shares alignments and tokens with "a" and "b"
+    train, dev = (
+        [cut for part in splits.split("+") for cut in prepare(preset, part, codec, workers)]
+        for splits in (preset.data.train, preset.data.dev)
+    )
+    recorded = Utterances.of(map(_item, train))
+    virtual = _virtual(train, codec, voices, workers) if voices else ()
+    about = {
+        "preset": preset.name,
+        "train": preset.data.train,
+        "dev": preset.data.dev,
+        "voices": voices,
+        "speech_hours": round(recorded.codes.shape[1] / codec.config.frame_rate / 3600, 3),  # as recorded
+        "utterances": len(recorded.speakers),
+        "speakers": int(recorded.speakers[-1] + 1),
+    }
+    both = recorded.joined(Utterances.of(virtual)) if voices else recorded
+    return Pack(both, Utterances.of(map(_item, dev)), codec, about)
+
+
+def _item(cut: MonoCut) -> Item:
+    made = tokens(cut)
+    return cut.supervisions[0].speaker, made.phones, made.durations, made.codes
+
+
+def _virtual(cuts: Iterable[MonoCut], codec: MiniCodec, voices: int, workers: int) -> Iterator[Item]:
+    """The cuts as each virtual voice says them; tokens are kept beside the recordings', so a killed run goes on."""
+
+    def file(cut: MonoCut, copy: int) -> Path:
+        kept = Path(cut.codes.array.storage_path)  # its name tells speech, alignments and codec
+        return kept.with_name(f"{kept.name}-virtual") / str(copy) / f"{cut.id}.npy"
+
+    wanted = range(1, voices + 1)
+    todo = [(cut, missing) for cut in cuts if (missing := [k for k in wanted if not file(cut, k).is_file()])]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waves = prefetch(pool, partial(_say, codec.config.sample_rate), todo, 4 * workers)
+        for (cut, copies), said in tqdm(zip(todo, waves, strict=True), total=len(todo), desc="voices", disable=None):
+            for copy, codes in zip(copies, codec.encode(torch.from_numpy(said)[:, None]).numpy(), strict=True):
+                with replacing(file(cut, copy)) as temporary:
+                    np.save(temporary, codes.astype(np.int16))
+    for cut in cuts:
+        speaker, phones, durations, _ = _item(cut)
+        for copy in wanted:
+            yield f"{speaker}#{copy}", phones, durations, np.load(file(cut, copy))
+
+
+def _say(rate: int, item: tuple[MonoCut, list[int]]) -> Float[np.ndarray, "k l"]:
+    """A cut in so many virtual voices of its speaker, named by their numbers."""
+    cut, copies = item
+    wave = cut.resample(rate).load_audio()[0]
+    return virtual_voices(wave, rate, [draw_voice(cut.supervisions[0].speaker, copy) for copy in copies])
