@@ -114,7 +114,7 @@ def speed_records(found: dict[str, list[float]], provenance: Provenance, process
     values |= {f"training_step_{name}": (bootstrap(found[name]), "s") for name in ("total", *PARTS)}
     values["training_step_audio"] = bootstrap(found["audio"]), "s"
     how = f"{processes} process(es), {provenance.threads} thread(s) each, {speech}; evaluations and saves left out"
-    fields = {"system": f"training-{provenance.preset}-{processes}p", "split": "none", "protocol": how}
+    fields = {"study": "cost", "system": f"mobilespeech-{provenance.preset}", "processes": processes, "protocol": how}
     return [
         Record(**provenance.model_dump(), **fields, metric=metric, unit=unit, n=len(found["total"]), **value.fields())
         for metric, (value, unit) in values.items()
@@ -133,5 +133,5 @@ def bench_training(preset: Preset, packs: list[Path], processes: int, steps: int
     hours = pack.about["speech_hours"]
     speech = f"{hours} h of {'packs' if packs else 'random tokens'}, batches of {preset.train_model.batch_seconds:g} s"
     threads = torch.get_num_threads()
-    provenance = Provenance.of(preset.name, None, seed, preset.digest(), threads, device)
+    provenance = Provenance.of(preset.name, None, seed, None, threads, device)
     return speed_records(found, provenance, processes, speech)
