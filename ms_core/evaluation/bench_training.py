@@ -8,7 +8,7 @@ def speed_records(found: dict[str, list[float]], provenance: Provenance, process
     values = {"training_speed": (bootstrap(found["audio"], found["total"]), "s/s")}
     values |= {f"training_step_{name}": (bootstrap(found[name]), "s") for name in found}
     how = f"{processes} process(es), {provenance.threads} thread(s) each, {speech}; evaluations and saves left out"
-    fields = {"system": f"training-{provenance.preset}-{processes}p", "split": "none", "protocol": how}
+    fields = {"study": "cost", "system": f"mobilespeech-{provenance.preset}", "processes": processes, "protocol": how}
     return [
         Record(**provenance.model_dump(), **fields, metric=metric, unit=unit, n=len(found["total"]), **value.fields())
         for metric, (value, unit) in values.items()

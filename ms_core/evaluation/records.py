@@ -71,8 +71,8 @@ NAMED = {  # what sets a system apart -> its form in names
     "layers": "layers{}", "steps": "steps{}", "temperature": "temperature{:g}",
 }  # fmt: skip
 KEY = (
-    "study", "split", "kind", "seconds", "words", "system", *NAMED, "pair_with", "metric", "layer", "seed", "threads",
-    "device", "preset",
+    "study", "split", "kind", "seconds", "words", "system", *NAMED, "pair_with", "metric", "layer", "seed", "processes",
+    "threads", "device", "preset",
 )  # fmt: skip
 
 
@@ -157,6 +157,7 @@ class Record(Subject):
     seconds: float | None = Field(None, gt=0)  # of speech, about, where the study varies it
     words: int | None = Field(None, ge=1)  # of the text, likewise
     layer: int | None = Field(None, ge=0)  # of the codec, counted from 1
+    processes: int | None = Field(None, ge=1)  # that train together
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     value: float
     unit: str = Field(min_length=1)

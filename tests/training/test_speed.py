@@ -49,4 +49,4 @@ def test_two_processes_by_one_command(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("training_speed") == 1
-    assert {record.system for record in read_file(out)} == {"training-tiny-2p"}
+    assert {(r.system, r.processes) for r in read_file(out)} == {("mobilespeech-tiny", 2)}
