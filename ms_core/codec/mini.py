@@ -105,7 +105,7 @@ class MiniCodec(nn.Module):
         return self.decoder(self.dequantise(codes))[0].clamp(-1, 1)[:, None]
 
     @torch.no_grad()
-    def fit(self, waves: Iterable[Float[Tensor, " l"]], seed: int = 0, iterations: int = 25) -> list[float]:
+    def fit(self, waves: Iterable[Float[Tensor, " _"]], seed: int = 0, iterations: int = 25) -> list[float]:
         """Set mel filters, principal components and codebooks from speech; the decoder is trained afterwards.
 
         Returns the share of the log-mel variance that is left after layers 1..N.
