@@ -1,4 +1,4 @@
-"""Configuration: frozen, validated models and the three presets that share one code path.
+"""Configuration: frozen, validated models and the presets that share one code path.
 
 A key that no field has, or a value of the wrong type or range, is an error that names both. Every default that the
 paper does not give is our choice; `README.md` lists those choices in one place.

@@ -31,7 +31,6 @@ SYSTEMS = {
     "YourTTS, the authors' clips": "authors/yourtts",
 }
 METRICS = {"wer": 3, "sim_campp": 3, "distillmos": 2}  # columns of the table, with decimals
-COMING = {("data", "--pack")}  # written on another branch; strike it out when it is there
 
 
 def blocks(language: str) -> list[str]:
@@ -84,7 +83,7 @@ def test_every_command_and_option_is_there() -> None:
     for name, *rest in called:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         for option in [word for word in rest if word.startswith("-")]:
-            assert option in known or (name, option) in COMING, f"ms-core {name} {option}"
+            assert option in known, f"ms-core {name} {option}"
     targets = re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {w[1] for w in words if w and w[0] == "make"} <= set(targets)
     for _, notebook, *rest in [w for w in words if w and w[0] == "papermill"]:
