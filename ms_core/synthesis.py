@@ -154,7 +154,7 @@ class MobileSpeech(Synthesizer):
             self._fill(together, steps)
         return [self._join(*read[i]) for i in range(len(texts))]
 
-    def _grids(self, text: str, voice: Voice, seed: int) -> tuple[list[tuple], list[_Grid]]:
+    def _grids(self, text: str, voice: Voice | str | Path, seed: int) -> tuple[list[tuple], list[_Grid]]:
         """How a text is cut into parts (`crossfade.planned`), and the grids of these."""
         phones = phonemise(text)
         parts = chunks(phones, self.chunk_phones)

@@ -110,7 +110,7 @@ class Synthesizer:
             made[key] = self._encode_text(np.array([phone_ids(phones)]), states)
         return made[key]
 
-    def predict_durations(self, phones: Sequence[str], voice: Voice) -> list[int]:
+    def predict_durations(self, phones: Sequence[str], voice: Voice | str | Path) -> list[int]:
         """Frames of each phone, without speaking them."""
         _, log_durations = self._text(phones, self.encode_voice(voice))
         return self._durations(phones, log_durations).tolist()
@@ -118,7 +118,7 @@ class Synthesizer:
     def generate(
         self,
         phones: Sequence[str],
-        voice: Voice,
+        voice: Voice | str | Path,
         seed: int = 0,
         steps: Sequence[int] | None = None,
         durations: Sequence[int] | None = None,
@@ -188,7 +188,7 @@ class Synthesizer:
     def stream(
         self,
         text: str,
-        voice: Voice,
+        voice: Voice | str | Path,
         seed: int = 0,
         steps: Sequence[int] | None = None,
         timings: dict[str, float] | None = None,
@@ -224,7 +224,7 @@ class Synthesizer:
     def synthesize(
         self,
         text: str,
-        voice: Voice,
+        voice: Voice | str | Path,
         seed: int = 0,
         steps: Sequence[int] | None = None,
         timings: dict[str, float] | None = None,

@@ -80,8 +80,7 @@ def test_conda_installs_what_make_installs():
     conda = [d for d in made["dependencies"] if isinstance(d, str)]
     (pip,) = [d["pip"] for d in made["dependencies"] if isinstance(d, dict)]
     (python,) = [d.removeprefix("python=") for d in conda if d.startswith("python=")]
-    major, minor = map(int, python.split("."))
-    assert PROJECT["project"]["requires-python"] == f">={python},<{major}.{minor + 1}"
+    assert PROJECT["project"]["requires-python"].startswith(f">={python},")
     assert {"pip", "make", "c-compiler", "cxx-compiler", "ffmpeg"} <= set(conda)
     judges = re.search(r"^EVALUATORS := (.*)$", (paths.ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     assert pip == ["-e .[all]", *judges]

@@ -50,7 +50,10 @@ EDITS = {
 }
 HARD = "hard-texts"  # a study whose parts are kinds of texts
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
-def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = tuple(QUALITY)[:6]) -> Figure:
+SHOWN = tuple(QUALITY)[:6]  # of `metric_dots`
+
+
+def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = SHOWN) -> Figure:
     """Dot plot with intervals: a panel a metric, a row a system. Raises ValueError where nothing was measured."""
     found = quality_of(records, split)
     systems = labels_of(r for r in found.values() if r.metric in metrics and not r.steps)
@@ -282,7 +285,8 @@ def draw_all(preset: str, results: Path | None = None, folder: Path | None = Non
     judged = set(QUALITY) - set(opinions)
     plain = {r.place for r in records if r.metric in judged and r.study not in ("bench", *STUDY_TITLES)}
     for split in sorted(plain):
-        drawn[f"metrics-{split}"] = metric_dots(records, split)
+        if any(r.place == split and r.metric in SHOWN and not r.steps for r in records):  # else passes alone
+            drawn[f"metrics-{split}"] = metric_dots(records, split)
         with_wer = {s for s, m in quality_of(records, split) if m == "wer"}
         if len(with_wer & set(by_steps(records, preset))) > 1:
             drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
