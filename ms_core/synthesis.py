@@ -224,7 +224,7 @@ def _padded(conditions: Sequence[Condition]) -> Condition:
             return whole
         if isinstance(first, tuple):
             return tuple(batch(parts) for parts in zip(*values, strict=True))
-        if is_dataclass(first):
+        if is_dataclass(first) and not isinstance(first, type):
             return replace(first, **{f.name: batch([getattr(v, f.name) for v in values]) for f in fields(first)})
         return first
 
