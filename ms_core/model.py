@@ -15,8 +15,8 @@ from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, 
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask
-from ms_core.text import BOUNDARIES, PHONES, phone_ids
-from ms_core.tokens import Batch
+from ms_core.text import PHONES
+from ms_core.tokens import BOUNDARY_IDS, Batch
 
 FORMAT = "ms-model-1"
 ROWS = 64  # to multiples of which the masked frames of a layer are filled up on a CPU
@@ -31,7 +31,6 @@ class VoiceStates:
     duration_mask: Bool[Tensor, "b q"]
 
 
-BOUNDARY_IDS = tuple(phone_ids(sorted(BOUNDARIES)))
 
 
 def duration_loss(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
+# how training examples are cut out of utterances: `data.batches` and `training.resident`
+COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
+PHRASE_WORDS = 3  # of a short target between pauses, at most
+PAD_TO = 32  # frames or phones, to multiples of which a batch is filled up
 VOICE_BYTES = 1 << 20  # a larger voice file is refused
 VOICE_FRAMES = 75 * 60  # a longer prompt too, since attention's cost is quadratic: a minute at the paper's frame rate
 

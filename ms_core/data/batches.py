@@ -15,11 +15,7 @@ from ms_core.data.augment import Equaliser
 from ms_core.data.corpora import DataError
 from ms_core.data.prepare import tokens
 from ms_core.text import phone_ids
-from ms_core.tokens import Batch, Tokens
-
-COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
-PHRASE_WORDS = 3  # of `crop_phrase`, at most
-PAD_TO = 32  # frames or phones
+from ms_core.tokens import COMMA_SECONDS, PAD_TO, PHRASE_WORDS, STOP_SECONDS, Batch, Tokens
 
 
 class Sampler:

@@ -21,7 +21,6 @@ from ms_core.training.pack import Pack, split_file
 from ms_core.training.resident import TokenBatches, dev_batches
 
 DEV_EXAMPLES = 128  # of a pack's dev speech, at most
-
 EXPORT_MINUTES = 2.0  # between exports of a training from packs, which may run on a machine that is soon gone
 
 
@@ -122,7 +121,7 @@ class PackTask(AcousticTask):
     """MobileSpeech on the speech of a pack, which lies whole on the training device; its shapes recur.
 
     part_bytes: beside each export lie its weights in parts of so many bytes, see `pack.split_file`.
-    Raises ConfigError for a preset of another token grid, or one that wants `speeds`, which a pack has not.
+    Raises ConfigError for a preset of another token grid.
     """
 
     fixed_shapes = True

@@ -17,14 +17,11 @@ from torch import Tensor
 
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 from ms_core.config import TrainConfig
-from ms_core.text import BOUNDARIES, phone_ids
-from ms_core.tokens import Batch
+from ms_core.text import phone_ids
+from ms_core.tokens import BOUNDARY_IDS, COMMA_SECONDS, PAD_TO, PHRASE_WORDS, STOP_SECONDS, Batch
 from ms_core.training.pack import PackError, Utterances
 
-COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # as in `data.label_pauses`
-PHRASE_WORDS = 3  # as in `data.phrase`
 POOL = 8  # batches that a CPU draws at once, so that each holds targets of about one length
-PAD_TO = 32  # frames or phones, to multiples of which a CPU's batches are filled up
 PHONES_A_FRAME = 0.5  # room for phones in a window of so many frames: 25 a second, boundaries included
 
 
@@ -52,7 +49,7 @@ def shapes_of(config: TrainConfig, frame_rate: float) -> list[Shape]:
     out = []
     for seconds in lengths:
         longest = max(config.max_seconds - max(0.0, seconds - 3.0) * 0.5, config.max_seconds / 2)
-        target, prompt = (-(-round(s * frame_rate) // 32) * 32 for s in (longest, seconds))
+        target, prompt = (-(-round(s * frame_rate) // PAD_TO) * PAD_TO for s in (longest, seconds))
         out.append(Shape(max(1, round(config.batch_seconds * frame_rate / target)), target, prompt, 1 / len(lengths)))
     return out
 
@@ -70,7 +67,7 @@ class TokenBatches:
         self.config, self.rank, self.device = config, rank, torch.device(device)
         self.rate = codec.config.frame_rate
         self.shapes = shapes_of(config, self.rate)
-        boundary = np.isin(speech.phones, phone_ids(sorted(BOUNDARIES)))
+        boundary = np.isin(speech.phones, list(BOUNDARY_IDS))
         ends = np.cumsum(speech.durations.astype(np.int64))
         at = np.flatnonzero(boundary)  # the boundary phones of all utterances
         owner = np.searchsorted(speech.phone_ends, at, "right")
@@ -98,7 +95,7 @@ class TokenBatches:
         self.phones, self.durations = put(speech.phones).long(), put(speech.durations).long()
         self.codes = put(speech.codes)
         self.at, self.starts, self.ends = put(at), put(starts), put(ends[at])
-        self.first, self.last, self.speaker = put(first), put(last), put(speakers).long()
+        self.first, self.last = put(first), put(last)
         self.speaker_first, self.speaker_count = put(begin[speakers]), put(number[speakers])
         self.runs, self.run_first, self.run_count = put(flat), put(np.cumsum(counts) - counts), put(counts)
         longest = max(shape.target for shape in self.shapes)
@@ -229,7 +226,7 @@ class TokenBatches:
     @staticmethod
     def boundary_ids(ids: Int[Tensor, "b p"]) -> Tensor:
         """Where a phone is a boundary."""
-        return sum((ids == boundary) for boundary in phone_ids(sorted(BOUNDARIES))) > 0
+        return sum((ids == boundary) for boundary in BOUNDARY_IDS) > 0
 
 
 def by_length(batch: Batch, parts: int, rng: np.random.Generator) -> list[Batch]:
