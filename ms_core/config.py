@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ms_core import paths
 
-PRESET_NAMES = ("smoke", "mini", "mini-20m", "paper")
+PRESET_NAMES = ("smoke", "mini", "paper")
 
 
 class ConfigError(ValueError):

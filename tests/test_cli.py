@@ -222,7 +222,7 @@ def test_bad_input_is_refused_in_one_line(changes, message, pair, bad, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "large"], r"unknown preset 'large': choose one of smoke, mini, mini-20m, paper"),
+        (["--preset", "large"], r"unknown preset 'large': choose one of smoke, mini, paper"),
         (["--preset", "odd.yaml"], r"odd.yaml: model.width: .*\(given: 64\)"),
         (["--preset", "none.yaml"], r"none.yaml: cannot be read"),
         (["--preset", "smoke", "--set", "mask.beta=1"], r"unknown key 'mask.beta'"),

@@ -60,7 +60,7 @@ def test_a_wrong_preset_names_the_key_and_the_rule(tmp_path, text: str, message:
 
 
 def test_unreadable_presets(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="unknown preset 'maxi': choose one of smoke, mini, mini-20m, paper"):
+    with pytest.raises(ConfigError, match="unknown preset 'maxi': choose one of smoke, mini, paper"):
         load_preset("maxi")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_preset(tmp_path / "none.yaml")
