@@ -15,8 +15,8 @@ from ms_core.config import CodecConfig, DecodingConfig, ModelConfig, parse
 from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, length_regulate
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
-from ms_core.speaker import SpeakerEncoder
 from ms_core.smd import SpeechMaskDecoder, apply_mask
+from ms_core.speaker import SpeakerEncoder
 from ms_core.text import PHONES
 from ms_core.tokens import BOUNDARY_IDS, Batch
 

@@ -72,9 +72,7 @@ class SpeakerEncoder(nn.Module):
 
     def _power(self, latents: Float[Tensor, "b s c"], mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b k m"]:
         """Mel power of each 10 ms at one level, zero where padded."""
-        features = (latents @ self.components + self.mean).unflatten(
-            -1, (self.substeps, -1)
-        )  # (b, s, i, m)
+        features = (latents @ self.components + self.mean).unflatten(-1, (self.substeps, -1))  # (b, s, i, m)
         magnitude = (features.flatten(1, 2).exp() - MEL_FLOOR).clamp_min(0)
         power = magnitude.square() @ self.bands * mask.repeat_interleave(self.substeps, 1)[..., None]
         frames = (mask.sum(1) * self.substeps).clamp_min(1)
