@@ -1,6 +1,7 @@
 """The public face of the package: a trained codec and model speak through PyTorch, and enrol voices."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.prompt import Condition
 from ms_core.synthesizer import CHUNK_PHONES, SynthesisError, Synthesizer
 from ms_core.text import PHONES, chunks, phone_ids, phonemise
-from ms_core.tokens import Tokens, Voice
+from ms_core.tokens import Tokens, Voice, VoiceError
 
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
 
@@ -99,7 +100,27 @@ class MobileSpeech(Synthesizer):
     @torch.inference_mode()
     def _encode_voice(self, voice: Voice) -> VoiceStates:
         arrays = (voice.codes, np.array(phone_ids(voice.phones)), np.array(voice.durations))
-        return self.model.voice(*(torch.from_numpy(x)[None].long().to(self.device) for x in arrays))
+        tokens = [torch.from_numpy(x)[None].long().to(self.device) for x in arrays]
+        if not voice.adapter:
+            return self.model.voice(*tokens)
+        model = self._adapted(voice)
+        return replace(model.voice(*tokens), decoder=model.smd)
+
+    def _adapted(self, voice: Voice) -> MobileSpeechModel:
+        """A copy of the model with a voice's low-rank changes. Raises VoiceError for those of another model."""
+        if voice.meta.get("adapted_to") != self.checkpoint:
+            raise VoiceError(
+                f"this voice was adapted to model {voice.meta.get('adapted_to', '(unknown)')[:12]}, this one is "
+                f"{self.checkpoint[:12]}: enrol and adapt again"
+            )
+        model = deepcopy(self.model)
+        try:
+            for name in sorted({name.rpartition(".")[0] for name in voice.adapter}):
+                a, b = (torch.from_numpy(voice.adapter[f"{name}.{part}"]).to(self.device) for part in ("a", "b"))
+                model.smd.blocks.get_submodule(name).weight += b @ a
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise VoiceError(f"this voice's changes do not fit the model ({error}): enrol and adapt again") from None
+        return model
 
     @torch.inference_mode()
     def _encode_text(self, ids: np.ndarray, states: VoiceStates) -> tuple[torch.Tensor, np.ndarray]:
@@ -114,11 +135,12 @@ class MobileSpeech(Synthesizer):
 
     def run_pass(self, condition: Condition, states: VoiceStates):
         mask = torch.ones(condition.text.shape[:2], dtype=torch.bool, device=self.device)
+        decoder = states.decoder or self.model.smd
 
         @torch.inference_mode()
         def run(codes: np.ndarray, layer: int, frames: np.ndarray) -> np.ndarray:
             grid = torch.from_numpy(codes)[None].to(self.device)
-            logits, _ = self.model.smd(condition, grid, torch.full((1,), layer, device=self.device), mask)
+            logits, _ = decoder(condition, grid, torch.full((1,), layer, device=self.device), mask)
             return logits[0, torch.from_numpy(frames).to(self.device)].float().cpu().numpy()
 
         return run
@@ -148,6 +170,8 @@ class MobileSpeech(Synthesizer):
         steps = self._steps(steps, seed)
         loaded = {v: self.load_voice(v) for v in voices if not isinstance(v, Voice)}
         voices = [v if isinstance(v, Voice) else loaded[v] for v in voices]
+        if any(v.adapter for v in voices):  # each has a decoder of its own
+            return [self.synthesize(text, voice, seed, steps) for text, voice in zip(texts, voices, strict=True)]
         by_voice = sorted(range(len(texts)), key=lambda i: id(voices[i]))  # each is encoded once
         read = {i: self._grids(texts[i], voices[i], seed) for i in by_voice}
         for together in _together([grid for _, grids in read.values() for grid in grids]):

@@ -67,6 +67,9 @@ def voice(
     out: Annotated[Path, typer.Option(help="Voice file (.safetensors) to write.")],
     model: Model = "mini",
     prompt_seconds: PromptSeconds = 3.0,
+    adapt: Annotated[
+        int, typer.Option(min=0, max=400, help="Gradient steps on the prompt, say 40 with --prompt-seconds 10; PyTorch.")
+    ] = 0,
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
     check_out(out, ".safetensors")
@@ -74,6 +77,10 @@ def voice(
 
     tts = MobileSpeech.from_pretrained(model)
     made = tts.voice(prompt, text=prompt_text, seconds=prompt_seconds or None)
+    if adapt:
+        from ms_core.training.adapt import adapt as adapted
+
+        made = adapted(tts, made, adapt)
     made.save(out)
     seconds = made.codes.shape[1] / tts.codec.config.frame_rate
     typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
