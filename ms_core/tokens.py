@@ -114,7 +114,7 @@ class Voice:
             with safe_open(path, "np") as file:
                 meta = dict(file.metadata() or {})
                 codes, phones, frames = (file.get_tensor(k).astype(np.int64) for k in ("codes", "phones", "durations"))
-                changes = [name for name in file.keys() if name.startswith(ADAPTER)]  # noqa: SIM118: no mapping
+                changes = [name for name in file.keys() if name.startswith(ADAPTER)]  # noqa: SIM118
                 adapter = {name.removeprefix(ADAPTER): file.get_tensor(name).astype(np.float32) for name in changes}
         except (SafetensorError, OSError) as error:
             raise VoiceError(f"{path}: not a voice file ({error})") from None

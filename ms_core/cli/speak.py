@@ -68,7 +68,8 @@ def voice(
     model: Model = "mini",
     prompt_seconds: PromptSeconds = 3.0,
     adapt: Annotated[
-        int, typer.Option(min=0, max=400, help="Gradient steps on the prompt, say 40 with --prompt-seconds 10; PyTorch.")
+        int,
+        typer.Option(min=0, max=400, help="Gradient steps on the prompt: 40, with --prompt-seconds 10."),
     ] = 0,
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
