@@ -74,7 +74,7 @@ def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = 
         (title, systems[name], {m: r for (s, m), r in found.items() if s == name})
         for name, title in labels_of(shown).items()
     ]
-    figure = estimate_rows(rows, {m: QUALITY[m][0] for m in metrics})
+    figure = estimate_rows(rows, {m: QUALITY[m][0] for m in metrics}, columns=2 if len(metrics) == 4 else 3)
     caption(figure, place_name(split), counted(shown), INTERVAL)
     return figure
 
@@ -141,7 +141,7 @@ def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
     for (name, metric), record in table.items():
         if record.system == first:
             found.setdefault(name, {})[metric] = record
-    noises = sorted({r.condition for r in table.values() if r.snr_db is not None})
+    noises = sorted({r.condition or "" for r in table.values() if r.snr_db is not None})
     panels = {m: t for m, t in PANELS.items() if any(m in f for f in found.values()) and (noises or m in QUALITY)}
     figure, axes = subplots(1, len(panels), WIDE, 2.2)
     with mpl.rc_context(STYLE):
@@ -282,7 +282,7 @@ def milestones_in_order(rows: Sequence[Milestone]) -> Figure:
         for row in sorted(rows, key=lambda row: (row.date, row.hours))
     ]
     figure = estimate_rows(told, {m: QUALITY[m][0] for m in run_history.METRICS})
-    sizes, splits = sorted({row.n for row in rows}), ", ".join(sorted({row.split for row in rows}))
+    sizes, splits = sorted({row.n for row in rows}), ", ".join(map(place_name, sorted({row.split for row in rows})))
     caption(figure, splits, f"n = {'/'.join(map(str, sizes))} utterances", INTERVAL, "oldest model first")
     return figure
 

@@ -194,7 +194,7 @@ def token_agreement(records: Sequence[Record]) -> Figure:
     with mpl.rc_context(STYLE):
         for axis, (metric, title) in zip(axes, AGREEMENT.items(), strict=True):
             lines: dict[str, list[tuple[float, Record]]] = {}
-            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.layer)):
+            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.layer or 0)):
                 lines.setdefault(label(r).split(", ")[-1], []).append((r.layer, r))
             estimate_lines(axis, lines)
             axis.set_title(f"equal tokens, {title} ↑")
@@ -217,7 +217,7 @@ def first_audio(records: Sequence[Record]) -> Figure:
     with mpl.rc_context(STYLE):
         for axis, (metric, title) in zip(axes, STREAM.items(), strict=True):
             lines: dict[str, list[tuple[float, Record]]] = {}
-            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.words)):
+            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.words or 0)):
                 lines.setdefault(label(r).split(", ")[-1], []).append((r.words, r))
             axis.set_yscale("log")
             axis.set_xlabel("words in the text")

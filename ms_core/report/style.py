@@ -180,7 +180,7 @@ def name_lines(axis: Axes) -> None:
     """Name each labelled line in its colour right of its last point, names that would touch moved apart."""
     lines = [line for line in axis.lines if not line.get_label().startswith("_")]
     axis.figure.draw_without_rendering()
-    scale, gap = axis.transData, 8.5 * axis.figure.dpi / 72  # pixels between the middles of two names
+    scale, gap = axis.transData, 9.5 * axis.figure.dpi / 72  # pixels between the middles of two names
     order = sorted(
         lines, key=lambda line: scale.transform((0, line.get_ydata()[-1]))[1] if len(line.get_ydata()) else 0
     )
