@@ -123,7 +123,7 @@ def _bench_lines(records: Sequence[Record], metric: str) -> dict[tuple[str, str]
         if record.metric == metric and record.study == "bench" and not apart:
             lines.setdefault((system_order(record), record.threads or 0, label(record)), []).append(record)
     return {
-        (title, f"{threads} thread{'s' * (threads != 1)}"): sorted(found, key=lambda record: record.seconds)
+        (title, f"{threads} thread{'s' * (threads != 1)}"): sorted(found, key=lambda record: record.seconds or 0)
         for (_, threads, title), found in sorted(lines.items())
     }
 
@@ -179,7 +179,7 @@ def size_speed(records: Sequence[Record]) -> Figure:
     figure = estimate_rows([(n, "mobilespeech-", m) for n, m in found.items()], {"rtf_total": "RTF ↓", **SIZES})
     for axis in figure.axes:
         axis.set_xlim(left=0)
-    seconds = "/".join(f"{s:g}" for s in sorted({r.seconds for r in timed}))
+    seconds = "/".join(f"{s:g}" for s in sorted({r.seconds or 0 for r in timed}))
     speech = f"RTF: about {seconds} s of speech, {timed[0].threads} thread, {_timed(timed)}" if timed else ""
     caption(figure, speech, INTERVAL, "memory: peak of a fresh process, n = 1")
     return figure
