@@ -77,6 +77,7 @@ def shrink(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata = NotebookNode(tags=cell.metadata["tags"]) if cell.metadata.get("tags") else NotebookNode()
         if cell.cell_type != "code":
+            cell.source = cell.source.replace("](../results/", "](../../")  # it moves from notebooks/
             continue
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
@@ -87,6 +88,7 @@ def shrink(notebook: NotebookNode) -> NotebookNode:
             for kind in ("text", "text/plain", "text/html", "text/markdown"):
                 if kind in data:
                     data[kind] = _small_sounds(data[kind])
+                    data[kind] = data[kind].replace("](../results/", "](../../")
                     for folder, name in folders.items():
                         data[kind] = data[kind].replace(folder, name)
     notebook.metadata = METADATA
