@@ -13,14 +13,14 @@ from ms_core.audio import load_speech, resample
 from ms_core.checkpoint import checkpoint_folder
 from ms_core.codec import Codec, load_codec
 from ms_core.config import DecodingConfig
-from ms_core.crossfade import joined, planned
+from ms_core.crossfade import joined
 from ms_core.decoding import decoding_passes
 from ms_core.files import sha256
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.prompt import Condition
-from ms_core.synthesizer import CHUNK_PHONES, SynthesisError, Synthesizer
-from ms_core.text import PHONES, chunks, phone_ids, phonemise
+from ms_core.synthesizer import CHUNK_PHONES, Controls, Part, SynthesisError, Synthesizer
+from ms_core.text import PHONES, phone_ids
 from ms_core.tokens import Tokens, Voice
 
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
@@ -35,9 +35,12 @@ class _Grid:
     """One part of one text, to be filled."""
 
     condition: Condition
-    frames: int
-    seed: int
+    part: Part
     codes: np.ndarray | None = None  # (n, frames), once filled
+
+    @property
+    def frames(self) -> int:
+        return sum(self.part.frames)
 
 
 class MobileSpeech(Synthesizer):
@@ -49,7 +52,7 @@ class MobileSpeech(Synthesizer):
     def __init__(self, codec: Codec, model: MobileSpeechModel, decoding: DecodingConfig, checkpoint: str = ""):
         self.codec, self.model, self.decoding, self.checkpoint = codec, model.eval(), decoding, checkpoint
         self.sample_rate, self.token_digest = codec.config.sample_rate, codec.token_digest
-        self.n_q, self.bins = codec.config.n_q, codec.config.bins
+        self.n_q, self.bins, self.frame_rate = codec.config.n_q, codec.config.bins, codec.config.frame_rate
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -130,49 +133,47 @@ class MobileSpeech(Synthesizer):
     def synthesize_batch(
         self,
         texts: Sequence[str],
-        voices: Voice | str | Path | Sequence[Voice | str | Path],
+        voices: Voice | str | int | Path | Sequence[Voice | str | int | Path],
         seed: int = 0,
         steps: Sequence[int] | None = None,
+        **controls: object,
     ) -> list[np.ndarray]:
         """Speak several texts at once, which a GPU does in little more time than one: samples (l,) of each.
 
         voices: one for all, or one for each text; see `synthesize`, whose results these are, text by text, with the
-        same seed. Grids are filled together, `BATCH_FRAMES` at a time; a sum may be rounded otherwise in a batch, so
-        that where two tokens are equally likely to six digits the other one may be taken. Our choice.
+        same seed and controls. Grids are filled together, `BATCH_FRAMES` at a time; a sum may be rounded otherwise in
+        a batch, so that where two tokens are equally likely to six digits the other one may be taken. Our choice.
         Raises SynthesisError where there are not as many voices as texts, and what `synthesize` raises.
         """
-        texts = list(texts)
-        voices = [voices] * len(texts) if isinstance(voices, Voice | str | Path) else list(voices)
+        texts, asked = list(texts), Controls(**controls)
+        voices = [voices] * len(texts) if isinstance(voices, Voice | str | int | Path) else list(voices)
         if len(voices) != len(texts):
             raise SynthesisError(f"{len(voices)} voices for {len(texts)} texts: give one, or one for each text")
-        steps = self._steps(steps, seed)
+        passes = self._passes(steps, seed, asked.variety)
         loaded = {v: self.load_voice(v) for v in voices if not isinstance(v, Voice)}
         voices = [v if isinstance(v, Voice) else loaded[v] for v in voices]
         by_voice = sorted(range(len(texts)), key=lambda i: id(voices[i]))  # each is encoded once
-        read = {i: self._grids(texts[i], voices[i], seed) for i in by_voice}
-        for together in _together([grid for _, grids in read.values() for grid in grids]):
-            self._fill(together, steps)
-        return [self._join(*read[i]) for i in range(len(texts))]
+        read = {i: self._grids(texts[i], voices[i], seed, asked) for i in by_voice}
+        for together in _together([grid for grids in read.values() for grid in grids]):
+            self._fill(together, *passes)
+        return [self._join(read[i]) for i in range(len(texts))]
 
-    def _grids(self, text: str, voice: Voice | str | Path, seed: int) -> tuple[list[tuple], list[_Grid]]:
-        """How a text is cut into parts (`crossfade.planned`), and the grids of these."""
-        phones = phonemise(text)
-        parts = chunks(phones, self.chunk_phones)
-        plan = list(planned(phones, parts, lambda some: self.predict_durations(some, voice)))
-        states, grids = self.encode_voice(voice), []
-        for number, (part, (given, _)) in enumerate(zip(parts, plan, strict=True)):
-            condition, frames = self._conditioned(part, states, given)
-            grids.append(_Grid(condition, int(frames.sum()), seed + number))
-        return plan, grids
+    def _grids(self, text: str, voice: Voice, seed: int, controls: Controls) -> list[_Grid]:
+        """The parts of a text, to be filled."""
+        grids = []
+        for part in self.parts(self.read(text, controls), voice, controls, seed):
+            condition, _ = self._conditioned(part.phones, self.encode_voice(part.voice), part.frames)
+            grids.append(_Grid(condition, part))
+        return grids
 
-    def _join(self, plan: list[tuple], grids: list[_Grid]) -> np.ndarray:
+    def _join(self, grids: list[_Grid]) -> np.ndarray:
+        plan = [(grid.part.frames, grid.part.pause, grid.part.silences) for grid in grids]
         return np.concatenate(list(joined(plan, lambda number, _: self.decode(grids[number].codes))))
 
     @torch.inference_mode()
-    def _fill(self, grids: Sequence[_Grid], steps: Sequence[int]) -> None:
+    def _fill(self, grids: Sequence[_Grid], steps: Sequence[int], *temperatures: float) -> None:
         """Set the codes of grids, of which each pass computes all at once."""
-        temperatures = self.decoding.temperature, self.decoding.choice_temperature
-        decoders = [decoding_passes(self.n_q, self.bins, g.frames, steps, g.seed, *temperatures) for g in grids]
+        decoders = [decoding_passes(self.n_q, self.bins, g.frames, steps, g.part.seed, *temperatures) for g in grids]
         lengths = torch.from_numpy(np.array([g.frames for g in grids])).to(self.device)
         mask = lengths_to_mask(lengths, max(g.frames for g in grids))
         condition = _padded([g.condition for g in grids])

@@ -82,6 +82,13 @@ def normalise(text: str, language: str = "en") -> list[str]:
     `MAX_WORDS` words (before any of the work) or with letters that the language has not. Emoji and other symbols
     without a reading, tags and comments are left out with a TextWarning that names them.
     """
+    words = read_words(text, language)
+    check_words(words, text)
+    return _merge_pauses(words)
+
+
+def read_words(text: str, language: str = "en") -> list[str]:
+    """`normalise` for a piece of a text: there may be no word, and pauses stand at the edges and beside each other."""
     reader = _language(language)
     if not isinstance(text, str):
         raise TextError(f"the text must be a string, got {type(text).__name__}")
@@ -97,12 +104,15 @@ def normalise(text: str, language: str = "en") -> list[str]:
             raise TextError(
                 f"{shortened(token)} has {len(token):,} characters without a space; at most {MAX_LETTERS} are read"
             )
-    words = reader.read(plain)
+    return reader.read(plain)
+
+
+def check_words(words: Iterable[str], text: str) -> None:
+    """Raises TextError where the words and pauses of a text have nothing to say, or too many words."""
     spoken = sum(word not in BOUNDARIES for word in words)
     if not spoken:
         raise TextError(f"the text {shortened(text)} has no word to say; give at least one")
     _refuse_long(spoken)
-    return _merge_pauses(words)
 
 
 def _refuse_long(words: int) -> None:
@@ -133,13 +143,23 @@ def phones_of(words: Iterable[str], language: str = "en") -> list[str]:
     """The phone sequence of already normalised words and pauses; a heteronym is said as the words around it ask."""
     words = list(words)
     phones = [BOUNDARY]
-    for word, pronunciation in zip(words, _language(language).pronounce(words), strict=True):
+    for word, pronunciation in zip(words, pronounce(words, language), strict=True):
         if word in BOUNDARIES:
             phones[-1] = word
         else:
             phones += [*pronunciation, BOUNDARY]
     phones[-1] = BOUNDARY
     return phones
+
+
+def pronounce(words: Sequence[str], language: str = "en") -> list[tuple[str, ...]]:
+    """The phones of each normalised word as the words around it ask; none for a pause."""
+    return _language(language).pronounce(words)
+
+
+def say_as(kind: str, text: str, language: str = "en") -> str:
+    """A text as SSML's `interpret-as` wants it read: characters, digits, cardinal, ordinal; a TextWarning for others."""
+    return _language(language).say_as(kind.lower(), text)
 
 
 def pronunciations(word: str, language: str = "en") -> list[list[str]]:

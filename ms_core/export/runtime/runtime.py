@@ -48,6 +48,7 @@ class MobileRuntime(Synthesizer):
             raise MobileError(f"{folder}: its phone table is not this version's: export the model again")
         codec = self.manifest.codec
         self.sample_rate, self.n_q, self.bins = codec.sample_rate, codec.n_q, codec.bins
+        self.frame_rate = codec.sample_rate / codec.hop
         self.decoding, self.token_digest = self.manifest.decoding, self.manifest.token_digest
         self.chunk_phones = self.manifest.chunk_phones
         try:
