@@ -5,6 +5,7 @@ Times are sums of the durations that the speech was made with; nothing is aligne
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ms_core.files import write_atomic
-from ms_core.phones import BOUNDARIES, TextError
+from ms_core.phones import BOUNDARIES, TextError, TextWarning
 from ms_core.script import Passage, one_sequence
+from ms_core.text import read_words
 
 CUE_LETTERS = 84  # of a caption, at most: two lines of 42, as broadcasters have it
 CUE_GAP = 0.6  # seconds of silence that end a caption
@@ -120,6 +122,20 @@ def as_written(passage: Passage) -> list[tuple[str, list[str]]]:
         tokens = [token for token in written[i:i_end] if re.search(r"\w|\{", token) or i_end - i == j_end - j]
         if len(tokens) == j_end - j:
             pairs += [(token, [word]) for token, word in zip(tokens, said[j:j_end], strict=True)]
-        elif j < j_end:
+            continue
+        while tokens[1:] and (own := _read_alone(tokens[0], passage.language)) == said[j : j + len(own)] and own:
+            pairs.append((tokens.pop(0), own))
+            j += len(own)
+        if j < j_end:
             pairs.append((" ".join(tokens) or " ".join(said[j:j_end]), said[j:j_end]))
     return pairs
+
+
+def _read_alone(token: str, language: str) -> list[str]:
+    """The words of one token; none where it cannot be read by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextWarning)
+        try:
+            return [word for word in read_words(token, language) if word not in BOUNDARIES]
+        except TextError:
+            return []

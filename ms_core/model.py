@@ -15,10 +15,18 @@ from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, 
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask
-from ms_core.text import PHONES
+from ms_core.text import LANGUAGES, PHONES, phone_table
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
 FORMAT = "ms-model-1"
+OLD_NAMES = {  # of weights, in checkpoints written before 28 November 2026
+    "place.": "position_in_phone.",
+    ".enter.": ".in_proj.",
+    ".leave.": ".out_proj.",
+    ".trust.": ".copy_gate.",
+    ".enter_said.": ".content_proj.",
+    ".likeness_weight": ".content_weight",
+}
 ROWS = 64  # to multiples of which the masked frames of a layer are filled up on a CPU
 
 
@@ -61,19 +69,20 @@ class MobileSpeechModel(nn.Module):
     Args:
         config: sizes and switches.
         codec_config: says how many layers and entries the token grid has.
-        books: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
+        codebooks: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
     """
 
-    def __init__(self, config: ModelConfig, codec_config: CodecConfig, books: Float[Tensor, "n bins c"] | None):
+    def __init__(self, config: ModelConfig, codec_config: CodecConfig, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
         self.config, self.codec_config = config, codec_config
         self.decoding = DecodingConfig(steps=(16,) + (1,) * (codec_config.n_q - 1))  # how it is meant to be decoded
+        self.language = "en"  # a name of `text.LANGUAGES`
         self.text = PhoneEncoder(config, len(PHONES))
-        self.place = nn.Linear(2, config.dim)
+        self.position_in_phone = nn.Linear(2, config.dim)
         self.extractor = DurationExtractor(config, len(PHONES)) if config.prompt_durations else None
         self.duration = DurationPredictor(config)
         self.prompt = SpeakerPrompt(config, len(PHONES))
-        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, books)
+        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, codebooks)
 
     def voice(
         self,
@@ -126,8 +135,8 @@ class MobileSpeechModel(nn.Module):
     def _regulated(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
     ) -> Float[Tensor, "b t d"]:
-        expanded, place = length_regulate(states, durations, frames)
-        return expanded + self.place(place)
+        expanded, position = length_regulate(states, durations, frames)
+        return expanded + self.position_in_phone(position)
 
     def forward(
         self,
@@ -194,18 +203,18 @@ class MobileSpeechModel(nn.Module):
         """
         size = masked.numel()
         scores = [[], [], []]
-        places = []
+        masked_rows = []
         for j in layer.unique():
-            place = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
+            rows = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
             # shapes recur, since the CPU compiles each new one: the last frame stands in for what is missing
-            fill = place[-1:].expand(-len(place) % ROWS)
-            index = torch.cat([place, fill])  # (r,)
-            rows = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
-            found = self._scores(rows[0], rows[1], rows[2].transpose(1, 2), j[None], with_latent)
-            for score, values in zip(scores, found, strict=True):
-                score.append(values[0, : len(place)])
-            places.append(place)
-        index = torch.cat(places)
+            fill = rows[-1:].expand(-len(rows) % ROWS)
+            index = torch.cat([rows, fill])  # (r,)
+            tensors = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
+            scores_of_layer = self._scores(tensors[0], tensors[1], tensors[2].transpose(1, 2), j[None], with_latent)
+            for score, values in zip(scores, scores_of_layer, strict=True):
+                score.append(values[0, : len(rows)])
+            masked_rows.append(rows)
+        index = torch.cat(masked_rows)
         spread = (torch.zeros(size, dtype=s[0].dtype).index_put((index,), torch.cat(s)) for s in scores)
         return tuple(values.view_as(masked) for values in spread)
 
@@ -217,7 +226,8 @@ class MobileSpeechModel(nn.Module):
             "codec_config": self.codec_config.model_dump(mode="json"),
             "decoding": self.decoding.model_dump(mode="json"),
             "token_digest": codec.token_digest,
-            "phones": list(PHONES),
+            "language": self.language,
+            "phones": list(phone_table(self.language)),
             "provenance": provenance,
         }
         save_checkpoint(folder, {k: v.half() for k, v in self.state_dict().items()}, meta)
@@ -232,10 +242,20 @@ class MobileSpeechModel(nn.Module):
                     f"{folder}: trained on tokens {meta['token_digest']}, this codec makes {codec.token_digest}; "
                     "use the codec that was saved with the model"
                 )
-            if meta["phones"] != list(PHONES):
+            language = meta.get("language", "en")  # older checkpoints do not say
+            if language not in LANGUAGES:
+                raise CheckpointError(f"{folder}: speaks {language!r}; this version reads {', '.join(LANGUAGES)}")
+            if meta["phones"] != list(phone_table(language)):
                 raise CheckpointError(f"{folder}: its phone table is not this version's")
             config = parse(ModelConfig, meta["config"], str(folder))
             model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
-            model.load_state_dict({k: v.float() for k, v in tensors.items()})
+            model.load_state_dict({_new_name(k): v.float() for k, v in tensors.items()})
+            model.language = language
             model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
         return model.eval()
+
+
+def _new_name(weight: str) -> str:
+    for old, new in OLD_NAMES.items():
+        weight = weight.replace(old, new)
+    return weight

@@ -1,9 +1,8 @@
 """What a text asks for besides its words: pauses, tempo, pronunciations and who speaks.
 
-Marks in brackets, `[pause:0.5]` and `[voice:NAME]`, and a subset of SSML: speak, p, s, break, prosody (rate), say-as, sub,
-phoneme, voice. The text between them is read by the language's front end, all other markup as it reads it. No XML parser
-is asked: entities are expanded one by one after the marks are found, and a text that merely holds a tag is no document.
-Our choice.
+Marks in brackets, `[pause:0.5]` and `[voice:NAME]`, and a subset of SSML: speak, p, s, break, prosody (rate), say-as,
+sub, phoneme, voice. The text between them is read by the language's front end, all other markup as it reads it. No XML
+parser is asked: no entity is defined in a text, and one that merely holds a tag is no document. Our choice.
 """
 
 import re
@@ -39,7 +38,7 @@ class Passage:
         voice: its name in the text; None for the voice that is asked to speak.
         text: as written, without the marks; words: as read, a word each, and the pauses between them.
         phones: see `text.phonemise`; rates: for each, how many times as fast; pauses: for each boundary of which the
-            text says how long it is, seconds, else None.
+            text says how long it is, seconds, else None. language: that was read.
     """
 
     voice: str | None
@@ -48,6 +47,7 @@ class Passage:
     phones: tuple[str, ...]
     rates: tuple[float, ...]
     pauses: tuple[float | None, ...]
+    language: str = "en"
 
 
 def one_sequence(passages: Sequence[Passage]) -> Passage:
@@ -64,6 +64,7 @@ def one_sequence(passages: Sequence[Passage]) -> Passage:
             (*whole.phones[:-1], LONG_PAUSE, *passage.phones[1:]),
             (*whole.rates[:-1], *passage.rates),
             (*whole.pauses[:-1], between, *passage.pauses[1:]),
+            whole.language,
         )
     return whole
 
@@ -144,7 +145,7 @@ def _passage(
             pauses += [None] * (len(said) + 1)
     phones[-1] = BOUNDARY
     plain = " ".join(piece.text.strip() for piece in pieces if piece.text.strip())
-    return Passage(voice, plain, tuple(words), tuple(phones), tuple(speeds), tuple(pauses)), 0.0
+    return Passage(voice, plain, tuple(words), tuple(phones), tuple(speeds), tuple(pauses), language), 0.0
 
 
 def _pieces(text: str, language: str) -> Iterator[_Piece]:
@@ -271,7 +272,7 @@ def _braces(phones: str) -> str:
 
 
 def read_lexicon(path: str | Path) -> dict[str, str]:
-    """How a file says words: one a line, `WORD PHONES...` as in CMUdict; what follows # or ;;; at a line's start is left.
+    """How a file says words: one a line, `WORD PHONES...` as in CMUdict; a line that starts with # or ;;; is a comment.
 
     Words in lower case -> phones. Upper and lower case are one, a possessive follows from its word. Raises TextError
     for a file that is missing, too large or has a line without phones; the line is named.

@@ -5,75 +5,31 @@ A backend says how a voice and a text are encoded and how one pass of the speech
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_core.captions import Speech
+from ms_core.controls import (
+    DURATION_SPREAD,
+    LONGEST_PAUSE,
+    PAUSE_SHARE,
+    VARIED_PASSES,
+    VARIED_TEMPERATURE,
+    Controls,
+    Part,
+    SynthesisError,
+)
 from ms_core.crossfade import joined, planned
 from ms_core.decoding import Noise, Pass, iterative_decode, round_durations
-from ms_core.script import FASTEST, SLOWEST, Passage, one_sequence, read_lexicon, read_script
+from ms_core.script import Passage, one_sequence, read_script
 from ms_core.text import BOUNDARIES, FIRST_PHONES, chunks, phone_ids
 from ms_core.tokens import Voice, VoiceError, shipped_voice
 
 CHUNK_PHONES = 160  # a longer text is spoken in parts, cut at its pauses: about 12 s, the longest seen in training
 KEPT_VOICES = 4  # whose states stay in memory
-LONGEST_PAUSE = 20  # codec frames of a pause that the model fills; what a text asks for beyond them is silence
-PAUSE_SHARE = 0.5  # a pause changes with the tempo to this power: speakers who hurry shorten phones more than pauses
-# of `variety`, chosen on dev-other: at 1, passes and temperature of layer 1 and the spread of log durations
-VARIED_PASSES, VARIED_TEMPERATURE, DURATION_SPREAD = 8, 1.0, 0.2
-
-
-class SynthesisError(ValueError):
-    """A request that cannot be spoken; the message says what was given and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Controls:
-    """How a text is to be said. Raises SynthesisError for what cannot be.
-
-    Attributes:
-        speed: times the natural tempo, 0.5 to 2, by durations: the pitch stays; pauses change by the square root of it.
-        variety: 0 to 1. At 0 the likeliest durations and tokens are taken, and all seeds give the same; above, they are
-            drawn: the durations, and the tokens of layer 1, in several passes. .5 costs few words, 1 more of them.
-        rhythm: a second voice, whose durations the duration predictor is shown, while the timbre stays the first's.
-        lexicon: words -> phones ("N W IH1 N"), or a file of them; see `script.read_lexicon`.
-        voices: what `[voice:NAME]` in a text names; a name that is not here is a shipped voice's or a voice file.
-    """
-
-    speed: float = 1.0
-    variety: float = 0.0
-    rhythm: Voice | str | Path | None = None
-    lexicon: Mapping[str, str] | str | Path = field(default_factory=dict)
-    voices: Mapping[str, Voice | str | Path] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for name, least, most in (("speed", SLOWEST, FASTEST), ("variety", 0, 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least <= value <= most:
-                raise SynthesisError(f"{name} {value!r}: give a number from {least:g} to {most:g}")
-        if isinstance(self.lexicon, str | Path):
-            object.__setattr__(self, "lexicon", read_lexicon(self.lexicon))
-
-
-@dataclass
-class Part:
-    """What is spoken at once: phones with their frames, in one voice.
-
-    Attributes:
-        pause: frames of its last phone that the next part begins with; 0 for the last part.
-        silences: frames of silence to be put into pauses, by index of phone.
-    """
-
-    phones: Sequence[str]
-    frames: list[int]
-    voice: Voice
-    seed: int
-    pause: int
-    silences: dict[int, int]
 
 
 class Synthesizer:
@@ -164,7 +120,7 @@ class Synthesizer:
         spread: float = 0.0,
         seed: int = 0,
     ) -> np.ndarray:
-        """Frames of each phone; rates: times the natural tempo; spread: deviation of what is drawn, in log durations."""
+        """Frames of each phone; rates: times the natural tempo; spread: deviation of drawn log durations."""
         spoken = np.array([phone not in BOUNDARIES for phone in phones])
         rates = np.broadcast_to(np.asarray(rates, dtype=np.float64), spoken.shape)
         scale = self.decoding.duration_scale / np.where(spoken, rates, rates**PAUSE_SHARE)
@@ -261,9 +217,9 @@ class Synthesizer:
             raise SynthesisError(f"codes between {codes.min()} and {codes.max()}: allowed are 0 to {self.bins - 1}")
         return self._decode(codes)
 
-    def read(self, text: str, controls: Controls = Controls()) -> list[Passage]:  # noqa: B008: it is immutable
-        """What is to be said, before it is said. Raises TextError for a text that cannot be read aloud."""
-        return read_script(text, self.language, controls.lexicon)
+    def read(self, text: str | Sequence[Passage], controls: Controls = Controls()) -> Sequence[Passage]:  # noqa: B008
+        """What is to be said, before it is said; what was read already stays. Raises TextError for unreadable text."""
+        return read_script(text, self.language, controls.lexicon) if isinstance(text, str) else text
 
     def parts(
         self,
@@ -322,13 +278,13 @@ class Synthesizer:
         """The waves of the parts; frames of the phones of the whole are added to `frames`, silences included."""
         clock = self._clock(timings)
         self._read = ()  # a text that was spoken before is no faster
-        passages = self.read(text, controls) if isinstance(text, str) else text
+        passages = self.read(text, controls)
         parts: list[Part] = []
 
         def plan() -> Iterator[tuple[list[int], int, dict[int, int]]]:
             for part in self.parts(passages, voice, controls, seed, first, clock):
                 parts.append(part)
-                frames.extend(part_frames(part))
+                frames.extend(part.lasting())
                 yield part.frames, part.pause, part.silences
                 clock.restart()
 
@@ -346,7 +302,7 @@ class Synthesizer:
 
     def stream(
         self,
-        text: str,
+        text: str | Sequence[Passage],
         voice: Voice | str | int | Path,
         seed: int = 0,
         steps: Sequence[int] | None = None,
@@ -363,18 +319,51 @@ class Synthesizer:
 
     def speak(
         self,
-        text: str,
+        text: str | Sequence[Passage],
         voice: Voice | str | int | Path,
         seed: int = 0,
         steps: Sequence[int] | None = None,
         timings: dict[str, float] | None = None,
         **controls: Any,
     ) -> Speech:
-        """`synthesize`, with the times of words and phones."""
+        """`synthesize`, with the times of words and phones; the text may have been read already."""
         asked, frames = Controls(**controls), []
         passages = self.read(text, asked)
         waves = list(self._spoken(passages, voice, seed, steps, timings, None, asked, frames))
         return Speech(np.concatenate(waves), self.sample_rate, passages, frames)
+
+    def speak_batch(
+        self,
+        texts: Sequence[str | Sequence[Passage]],
+        voices: Sequence[Voice],
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+        **controls: Any,
+    ) -> list[Speech]:
+        """`speak` of several texts, each with its voice; a backend that can fills their tokens together."""
+        return [self.speak(text, v, seed, steps, **controls) for text, v in zip(texts, voices, strict=True)]
+
+    def synthesize_batch(
+        self,
+        texts: Sequence[str],
+        voices: Voice | str | int | Path | Sequence[Voice | str | int | Path],
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+        **controls: Any,
+    ) -> list[np.ndarray]:
+        """Speak several texts at once, which a GPU does in little more time than one: samples (l,) of each.
+
+        voices: one for all, or one for each text; see `synthesize`, whose results these are, text by text, with the
+        same seed and controls. Raises SynthesisError where there are not as many voices as texts, and what
+        `synthesize` raises.
+        """
+        texts = list(texts)
+        voices = [voices] * len(texts) if isinstance(voices, Voice | str | int | Path) else list(voices)
+        if len(voices) != len(texts):
+            raise SynthesisError(f"{len(voices)} voices for {len(texts)} texts: give one, or one for each text")
+        loaded = {v: self.load_voice(v) for v in voices if not isinstance(v, Voice)}
+        speakers = [v if isinstance(v, Voice) else loaded[v] for v in voices]
+        return [speech.wav for speech in self.speak_batch(texts, speakers, seed, steps, **controls)]
 
     def synthesize(
         self,
@@ -394,12 +383,6 @@ class Synthesizer:
         aloud, SynthesisError for a control that cannot be followed.
         """
         return np.concatenate(list(self.stream(text, voice, seed, steps, timings, None, **controls)))
-
-
-def part_frames(part: Part) -> list[int]:
-    """Frames of a part's phones with their silences, without the pause that the next part begins with."""
-    frames = [count + part.silences.get(index, 0) for index, count in enumerate(part.frames)]
-    return frames[:-1] if part.pause else frames
 
 
 class Clock:

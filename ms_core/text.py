@@ -43,14 +43,15 @@ __all__ = [
     "chunks",
     "normalise",
     "phone_ids",
+    "phone_table",
     "phonemise",
     "phones_of",
     "pronunciations",
 ]
 
 LANGUAGES = {"en": "ms_core.english"}
-"""The languages that can be read, each with the package that reads it: `clean`, `read`, `pronounce`, `pronunciations`
-(see `ms_core.english`)."""
+"""The languages that can be read, each with the package that has its front end, its readings and its phone table: what
+`ms_core.english` names in `__all__`."""
 
 MAX_WORDS = 2000
 """The longest text that is read at once: about a quarter of an hour of speech."""
@@ -69,6 +70,11 @@ def _language(name: str) -> ModuleType:
     if name not in LANGUAGES:
         raise TextError(f"cannot read the language {name!r}; allowed are {', '.join(LANGUAGES)}")
     return import_module(LANGUAGES[name])
+
+
+def phone_table(language: str = "en") -> tuple[str, ...]:
+    """The symbols that a model of a language is given; a symbol's index is its id. TextError for one unknown."""
+    return _language(language).PHONES
 
 
 def normalise(text: str, language: str = "en") -> list[str]:
@@ -158,7 +164,7 @@ def pronounce(words: Sequence[str], language: str = "en") -> list[tuple[str, ...
 
 
 def say_as(kind: str, text: str, language: str = "en") -> str:
-    """A text as SSML's `interpret-as` wants it read: characters, digits, cardinal, ordinal; a TextWarning for others."""
+    """A text as SSML's `interpret-as` wants it: characters, digits, cardinal, ordinal; warns of kinds unknown."""
     return _language(language).say_as(kind.lower(), text)
 
 

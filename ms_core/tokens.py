@@ -121,7 +121,7 @@ class Voice:
 
 
 def shipped_voice(name: str | int | Path) -> Path | None:
-    """The file of a voice that the package carries; "ls-8123" is LibriSpeech's reader 8123, whose number alone will do."""
+    """The file of a voice that the package carries, "ls-8123" or, since it is LibriSpeech's reader 8123, the number."""
     for stem in (str(name), f"ls-{name}"):
         if stem in shipped_voices():
             return paths.ASSETS / "voices" / f"{stem}.safetensors"
