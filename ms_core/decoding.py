@@ -35,9 +35,11 @@ class Noise:
         np.negative(np.log(x, out=x), out=x)
         return np.negative(np.log(x, out=x), out=x)
 
-    def normal(self, shape: Sequence[int]) -> np.ndarray:
-        """Standard normal noise, float32; numpy's own, which torch has not."""
-        return self._words.standard_normal(shape).astype(np.float32)
+    def drift(self, length: int, width: int = 9) -> np.ndarray:
+        """Standard normal noise (length,), float32, that changes slowly: neighbours within `width` are alike."""
+        weights = np.hanning(width + 2)[1:-1]
+        white = self._words.standard_normal(length + width - 1)
+        return np.convolve(white, weights / np.sqrt(np.square(weights).sum()), "valid").astype(np.float32)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

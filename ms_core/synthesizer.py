@@ -125,7 +125,7 @@ class Synthesizer:
         rates = np.broadcast_to(np.asarray(rates, dtype=np.float64), spoken.shape)
         scale = self.decoding.duration_scale / np.where(spoken, rates, rates**PAUSE_SHARE)
         if spread:
-            scale = scale * np.exp(spread * Noise(seed).normal(spoken.shape))
+            scale = scale * np.exp(spread * Noise(seed).drift(len(spoken)))
         return round_durations(log_durations, spoken, scale)
 
     def _text(self, phones: Sequence[str], states: Any, of_any_voice: bool = False) -> tuple[Any, np.ndarray]:

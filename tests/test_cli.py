@@ -150,7 +150,7 @@ def test_lines_of_a_file_get_files_and_one_failure_does_not_stop_the_rest(pair, 
     joined = [json.dumps(row) + "\n" for row in rows[:1] * 2 + [{**rows[0], "speed": 2.0}]]
     (tmp_path / "l.jsonl").write_text("".join(joined))
     good(*words[:5], "--jsonl", tmp_path / "l.jsonl", "--out", tmp_path / "j.wav")
-    assert 2 * one + fast > soundfile.info(tmp_path / "j.wav").frames > 1.7 * one + fast / 2  # pauses are shared
+    assert soundfile.info(tmp_path / "j.wav").frames == pytest.approx(2 * one + fast, rel=0.2)
     (tmp_path / "l.jsonl").write_text(joined[0] + json.dumps(rows[2]))
     assert "line 2: cannot read" in refused(*words, "--jsonl", tmp_path / "l.jsonl", "--out", tmp_path / "k.wav")
     assert "out '../x.wav'" in ms(*words, "--jsonl", "-", "--out", tmp_path / "said", stdin=json.dumps(
