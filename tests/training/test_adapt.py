@@ -35,7 +35,7 @@ def adapted(tts, voice) -> Voice:
 
 
 def likelihood(tts, adapter: dict[str, np.ndarray], checkpoint: str) -> float:
-    """Mean log-probability of layer 2 of the prompt's second half, given its layer 1, the first half being the prompt."""
+    """Mean log-probability of layer 2 of the prompt's second half, given its layer 1; the first half is the prompt."""
     prompt, target = tts.load_voice("8123"), tts.load_voice("289")
     states = tts.encode_voice(replace(prompt, adapter=adapter, meta={"adapted_to": checkpoint}))
     condition, _ = tts._conditioned(target.phones, states, target.durations)
