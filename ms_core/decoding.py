@@ -45,8 +45,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def round_durations(log_durations: np.ndarray, spoken: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Predicted log(d + 1) (p,) to whole frames: the running total is rounded, a spoken phone has at least one."""
-    wanted = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.float32(scale)
-    total = wanted.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
+    frames_of_phone = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.float32(scale)
+    total = frames_of_phone.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
     frames = np.diff(np.rint(total).astype(np.int64), prepend=0)
     return np.where(spoken, np.maximum(frames, 1), frames)
 
@@ -77,10 +77,10 @@ def iterative_decode(run_pass: Pass, *args: Any, **options: Any) -> np.ndarray:
     logits = None
     while True:
         try:
-            wanted = passes.send(logits)
+            request = passes.send(logits)
         except StopIteration as done:
             return done.value
-        logits = run_pass(*wanted)
+        logits = run_pass(*request)
 
 
 def decoding_passes(

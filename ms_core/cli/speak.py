@@ -73,7 +73,7 @@ def voice(
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model)
-    made = tts.voice(prompt, text=prompt_text, seconds=prompt_seconds or None)
-    made.save(out)
-    seconds = made.codes.shape[1] / tts.codec.config.frame_rate
-    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
+    speaker = tts.voice(prompt, text=prompt_text, seconds=prompt_seconds or None)
+    speaker.save(out)
+    seconds = speaker.codes.shape[1] / tts.codec.config.frame_rate
+    typer.echo(f"{out}: {len(speaker.phones)} phones, {speaker.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
