@@ -110,6 +110,14 @@ class Voice:
         return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
 
 
+def shipped_voice(name: str | int | Path) -> Path | None:
+    """The file of a voice that the package carries, "ls-8123" or, since it is LibriSpeech's reader 8123, the number."""
+    for stem in (str(name), f"ls-{name}"):
+        if stem in shipped_voices():
+            return paths.ASSETS / "voices" / f"{stem}.safetensors"
+    return None
+
+
 def shipped_voices() -> list[str]:
     """Names of the voices that the package carries."""
     return sorted(p.stem for p in (paths.ASSETS / "voices").glob("*.safetensors"))

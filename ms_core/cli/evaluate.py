@@ -1,4 +1,4 @@
-"""`evaluate`: what the judges say of what a model speaks."""
+"""`evaluate`: what the evaluators say of what a model speaks."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +50,7 @@ def evaluate(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
+    """Speak a split and let the evaluators score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
     plain = conditions is Conditions.plain
     if voices is not None and conditions is not Conditions.hard_texts:

@@ -59,7 +59,7 @@ class PageError(ValueError):
 
 @dataclass(frozen=True)
 class Utterance:
-    """One text, its prompt and the sounds of it: files by system, and what a judge heard in them."""
+    """One text, its prompt and the sounds of it: files by system, and what the recogniser heard in them."""
 
     utt: str
     speaker: str
