@@ -87,6 +87,7 @@ def bench(
     from ms_core.config import load_preset
     from ms_core.data.corpora import read_cuts
     from ms_core.evaluation.bench import footprint_records, training_records
+    from ms_core.evaluation.eval_set import PROMPT_SECONDS
     from ms_core.evaluation.records import Provenance
     from ms_core.synthesis import MobileSpeech
 
@@ -107,7 +108,7 @@ def bench(
         tts, sweeps.sweep(tts, prompt, prompt_text, cells, repeats, seed), provenance, system
     )
     if sweep:
-        records += sweeps.precision_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
+        records += sweeps.precision_records(tts, tts.voice(prompt, prompt_text, PROMPT_SECONDS), provenance, system)
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
     records += training_records(trained, provenance, system)
     if peers:

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from ms_core.checkpoint import total_training_hours
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
 
 PASSAGE = (  # ours
@@ -84,7 +85,6 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
     """
     from ms_core.export.graphs import graphs
-    from ms_core.synthesis import PROMPT_SECONDS
 
     if seconds <= 0:
         raise ValueError(f"seconds {seconds}: give a positive length")
