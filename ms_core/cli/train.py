@@ -114,6 +114,10 @@ def data(
 def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
     """Write a preset's pack and, where asked for, its parts."""
     check_out(file, ".pack", "--pack")
+    if config.codec.kind != "mini":
+        raise UsageError(f"--pack: preset {config.name} has codec {config.codec.kind!r}, a pack holds tokens of 'mini'")
+    if "/" in config.data.train:
+        raise UsageError(f"--pack: preset {config.name} trains on shards, {config.data.train}: no pack is needed")
     from ms_core.codec import load_codec
     from ms_core.training.assemble import assemble
     from ms_core.training.pack import split_file
