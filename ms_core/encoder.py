@@ -28,8 +28,9 @@ class PhoneEncoder(nn.Module):
             for _ in range(config.text_layers)
         )
 
-    def forward(self, phones: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"] | None = None) -> Float[Tensor, "b p d"]:
-        """Without a mask all phones are real."""
+    def forward(self, phones: Int[Tensor, "b p"], padded: bool = True) -> Float[Tensor, "b p d"]:
+        """Id 0 is padding, of which there is none where not `padded`."""
+        mask = phones != 0 if padded else None
         x = self.embedding(phones)  # (b, p, d)
         for block in self.blocks:
             x = block(x, mask)
@@ -50,11 +51,11 @@ class DurationExtractor(nn.Module):
         self.block = ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
 
     def forward(
-        self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"] | None = None
+        self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], padded: bool = True
     ) -> Float[Tensor, "b p d"]:
-        """Without a mask all phones are real."""
+        """`padded` as in `PhoneEncoder`."""
         x = self.embedding(phones) + self.duration(torch.log1p(durations.float())[..., None])
-        return self.block(x, mask)
+        return self.block(x, phones != 0 if padded else None)
 
 
 class DurationPredictor(nn.Module):

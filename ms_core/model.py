@@ -97,12 +97,10 @@ class MobileSpeechModel(nn.Module):
         durations: Int[Tensor, "b q"],
     ) -> VoiceStates:
         """Encode a prompt once: states, attention keys and values, duration states."""
-        mask = phones != 0
-        frames = Frames.of(durations, codes.shape[-1])
-        words = self.text(phones, mask) if self.smd.copy is not None else None
-        prompt = self.prompt_states(codes, phones, frames, words)
-        duration_states = None if self.extractor is None else self.extractor(phones, durations, mask)
-        return VoiceStates(prompt, duration_states, mask)
+        words = None if self.smd.copy is None else self.text(phones)
+        prompt = self.prompt_states(codes, phones, Frames.of(durations, codes.shape[-1]), words)
+        duration_states = None if self.extractor is None else self.extractor(phones, durations)
+        return VoiceStates(prompt, duration_states, phones != 0)
 
     def prompt_states(
         self,
@@ -181,7 +179,7 @@ class MobileSpeechModel(nn.Module):
         frames = batch.codes.shape[-1]
         mask = lengths_to_mask(batch.durations.sum(1), frames)
         voice = self.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-        states = self.text(batch.phones, batch.phones != 0)
+        states = self.text(batch.phones)
         condition = self.expand(states, batch.durations, frames, voice)
         grid = apply_mask(batch.codes, layer, masked, self.smd.mask_id)
         x, copied = self.smd.states(condition, grid, layer, mask)

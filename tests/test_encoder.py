@@ -56,9 +56,9 @@ def test_phones_are_encoded_alike_in_any_batch() -> None:
     encoder = build(PhoneEncoder, MODEL, PHONES)
     a, b = torch.tensor([[1, 9, 30, 1]]), torch.tensor([[1, 5, 6, 7, 8, 1]])
     both = torch.cat([torch.nn.functional.pad(a, (0, 2)), b])
-    states = encoder(both, both != 0)
+    states = encoder(both)
     assert torch.allclose(states[:1, :4], encoder(a), atol=1e-5)
-    assert torch.allclose(states[1:], encoder(b), atol=1e-5)
+    assert torch.allclose(states[1:], encoder(b, padded=False), atol=1e-5)
     assert not torch.allclose(encoder(a)[:, 0], encoder(a)[:, 3])  # position and context matter
 
 
@@ -71,8 +71,8 @@ def test_durations_are_predicted_alike_in_any_batch() -> None:
     assert alone.shape == (1, 4)
     padded_states = torch.nn.functional.pad(states, (0, 0, 0, 3), value=50.0)
     padded_prompt, padded_frames = (torch.nn.functional.pad(x, (0, 2)) for x in (prompt, frames))
-    padded_mask, real = torch.nn.functional.pad(mask, (0, 3)), padded_prompt != 0
-    padded = predictor(padded_states, padded_mask, extractor(padded_prompt, padded_frames, real), real)
+    padded_mask = torch.nn.functional.pad(mask, (0, 3))
+    padded = predictor(padded_states, padded_mask, extractor(padded_prompt, padded_frames), padded_prompt != 0)
     assert torch.allclose(padded[:, :4], alone, atol=1e-5)
     assert torch.allclose(predictor(states, None, extractor(prompt, frames), None), alone, atol=1e-6)
 

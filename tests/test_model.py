@@ -51,7 +51,7 @@ def logits(model: MobileSpeechModel, batch: Batch, layer: int = 1) -> tuple[torc
     frames = batch.codes.shape[-1]
     mask = lengths_to_mask(batch.durations.sum(1), frames)
     voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-    states = model.text(batch.phones, batch.phones != 0)
+    states = model.text(batch.phones)
     chosen = torch.full((len(mask),), layer)
     grid = apply_mask(batch.codes, chosen, mask, model.smd.mask_id)
     condition = model.expand(states, batch.durations, frames, voice)
@@ -87,7 +87,7 @@ def test_the_loss_is_cross_entropy_over_the_masked_frames(model) -> None:
     real = lengths_to_mask(batch.durations.sum(1), frames)
     _, masked = draw_masks(real, CODEC.n_q, MASKS, torch.Generator().manual_seed(0))
     voice = model.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
-    condition = model.expand(model.text(batch.phones, batch.phones != 0), batch.durations, frames, voice)
+    condition = model.expand(model.text(batch.phones), batch.durations, frames, voice)
     grid = apply_mask(batch.codes, out["layer"], masked, model.smd.mask_id)
     logp = model.smd(condition, grid, out["layer"], real)[0].log_softmax(-1)
     picked = -logp.gather(-1, batch.codes[:, 1, :, None])[..., 0]

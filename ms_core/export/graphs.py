@@ -50,6 +50,17 @@ def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(tensor for tensor in tensors if tensor is not None)
 
 
+class TextGraph(nn.Module):
+    """Phone encoder."""
+
+    def __init__(self, model: MobileSpeechModel):
+        super().__init__()
+        self.text = model.text
+
+    def forward(self, phones: Tensor) -> Tensor:
+        return self.text(phones, padded=False)
+
+
 class PromptGraph(nn.Module):
     """Everything of a voice: `MobileSpeechModel.prompt_states` and the duration extractor."""
 
@@ -69,7 +80,7 @@ class PromptGraph(nn.Module):
         prompt = self.model.prompt_states(codes, phones, Frames(index, position, None), states)
         cross = None if prompt.cross is None else torch.stack(prompt.cross)
         prefix = torch.stack([torch.stack(cache) for cache in prompt.prefix], 1) if prompt.prefix else None
-        words = None if durations is None else self.model.extractor(phones, durations)
+        words = None if durations is None else self.model.extractor(phones, durations, padded=False)
         copy = prompt.copy or (None, None)
         return present(prompt.mean, cross, prefix, *copy, prompt.content_keys, prompt.modulation, words)
 
@@ -154,7 +165,7 @@ def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -
     sizes = {"n": n, "m": n + 1, "d": config.dim, "h": config.heads, "c": config.dim // config.heads,
              "l": config.smd_layers, "v": codec.config.latent_dim, **ANY_LENGTH}  # fmt: skip
     modules = {
-        "text": model.text,
+        "text": TextGraph(model),
         "prompt": PromptGraph(model),
         "duration": model.duration,
         "condition": ConditionGraph(model),
