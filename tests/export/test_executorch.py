@@ -35,7 +35,7 @@ def tts(codec) -> MobileSpeech:
 def voice(tts) -> Voice:
     u = utterance(3)
     names = tuple(PHONES[i] for i in u.phones)
-    return Voice(u.codes, names, tuple(u.durations), tts.codec.token_digest)
+    return Voice(u.codes, names, tuple(u.durations.tolist()), tts.codec.token_digest)
 
 
 @pytest.fixture(scope="module")
