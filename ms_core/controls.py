@@ -10,7 +10,7 @@ from ms_core.tokens import Voice
 LONGEST_PAUSE = 20  # codec frames of a pause that the model fills; what a text asks for beyond them is silence
 PAUSE_SHARE = 0.5  # a pause changes with the tempo to this power: speakers who hurry shorten phones more than pauses
 # of `variety`, chosen on dev-other: at 1, passes and temperature of layer 1 and the spread of log durations
-VARIED_PASSES, VARIED_TEMPERATURE, DURATION_SPREAD = 8, 1.0, 0.2
+VARIED_PASSES, VARIED_TEMPERATURE, DURATION_SPREAD = 8, 2.0, 0.4
 
 
 class SynthesisError(ValueError):
