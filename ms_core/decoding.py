@@ -54,8 +54,8 @@ def round_durations(log_durations: np.ndarray, spoken: np.ndarray, scale: float 
 
     scale: one factor, or one for each phone (p,).
     """
-    wanted = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.asarray(scale, dtype=np.float32)
-    total = wanted.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
+    frames_of_phone = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.asarray(scale, dtype=np.float32)
+    total = frames_of_phone.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
     frames = np.diff(np.rint(total).astype(np.int64), prepend=0)
     return np.where(spoken, np.maximum(frames, 1), frames)
 
@@ -86,10 +86,10 @@ def iterative_decode(run_pass: Pass, *args: Any, **options: Any) -> np.ndarray:
     logits = None
     while True:
         try:
-            wanted = passes.send(logits)
+            request = passes.send(logits)
         except StopIteration as done:
             return done.value
-        logits = run_pass(*wanted)
+        logits = run_pass(*request)
 
 
 def decoding_passes(

@@ -19,7 +19,7 @@ WHISPER_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6
 
 
 class EvaluatorError(RuntimeError):
-    """A judge that is not installed or whose weights are not the expected ones; the message says what to run."""
+    """An evaluator that is not installed or whose weights are not the expected ones; the message says what to run."""
 
 
 def package_folder(module: str) -> Path:

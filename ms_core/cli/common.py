@@ -168,8 +168,8 @@ def load_config(name: str, changes: list[str] | None = None):
     return override(load_preset(name), values)
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
+def show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"ms-core {version('ms-core')}")
         raise typer.Exit
 

@@ -132,7 +132,7 @@ def voice(
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model)
-    made = enrolled(tts, prompt, prompt_text, prompt_seconds)
-    made.save(out)
-    seconds = made.codes.shape[1] / tts.codec.config.frame_rate
-    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
+    speaker = enrolled(tts, prompt, prompt_text, prompt_seconds)
+    speaker.save(out)
+    seconds = speaker.codes.shape[1] / tts.codec.config.frame_rate
+    typer.echo(f"{out}: {len(speaker.phones)} phones, {speaker.codes.shape[1]} frames, {seconds:.2f} s of the prompt")

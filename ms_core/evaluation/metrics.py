@@ -1,12 +1,12 @@
-"""The judges: recognisers, speaker encoders and quality predictors that `scoring.score` asks.
+"""The evaluators: recognisers, speaker encoders and quality predictors that `scoring.score` asks.
 
 All weights come out of installed packages, so that scoring needs no network. Pickled weights (CAM++, GE2E, DistillMOS)
-are only read with `weights_only=True`. Every judge is loaded at its first use, once a process, on one CPU thread where
-its library lets us say so, and names itself with a version string that goes into each record.
+are only read with `weights_only=True`. Every evaluator is loaded at its first use, once a process, on one CPU thread
+where its library lets us say so, and names itself with a version string that goes into each record.
 
-The paper's own judges are not known; its group uses HuBERT-large or Whisper-large-v3 for WER and WavLM for SIM
+The paper's own evaluators are not known; its group uses HuBERT-large or Whisper-large-v3 for WER and WavLM for SIM
 (paper.md, section 4). Ours are small open models: figures are comparable among the systems that we score, and never
-with figures that other judges gave. All of them are our choice.
+with figures that other evaluators gave. All of them are our choice.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from ms_core.recogniser import EvaluatorError, WhisperASR, package_folder, packa
 from ms_core.text import BOUNDARIES, TextError
 from ms_core.text import normalise as read_words
 
-RATE = 16_000  # Hz; what every judge hears
+RATE = 16_000  # Hz; what every evaluator hears
 METRICS = ("wer", "cer", "sim_campp", "sim_ge2e", "dnsmos", "distillmos", "pesq", "stoi")
 
 
@@ -77,8 +77,8 @@ def _readings(token: str) -> list[str]:
     return list(dict.fromkeys(" ".join(way) for way in ways))
 
 
-def _heard(wanted: str, hypothesis: str) -> str:
-    """`spoken` of a transcript, each of its figures read in the way that is nearest to the wanted words.
+def _heard(reference: str, hypothesis: str) -> str:
+    """`spoken` of a transcript, each of its figures read in the way that is nearest to the reference words.
 
     A recogniser writes 745 for "seven forty five" and for "seven hundred and forty five": how is not its judgement.
     """
@@ -88,8 +88,8 @@ def _heard(wanted: str, hypothesis: str) -> str:
     for index, token in enumerate(tokens):
         ways = _readings(token)
         if len(ways) > 1:
-            said = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
-            tokens[index] = ways[int(np.argmin([jiwer.wer(wanted, spoken(text)) for text in said]))]
+            readings = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
+            tokens[index] = ways[int(np.argmin([jiwer.wer(reference, spoken(text)) for text in readings]))]
     return spoken(" ".join(tokens))
 
 
@@ -104,17 +104,17 @@ def count_errors(reference: str, hypothesis: str) -> dict[str, int]:
     import jiwer
 
     if re.search(r"\d", reference):
-        wanted = spoken(reference)
-        heard = _heard(wanted, hypothesis)
+        spoken_reference = spoken(reference)
+        spoken_hypothesis = _heard(spoken_reference, hypothesis)
     else:
-        wanted, heard = normalise(reference), normalise(hypothesis)
-    if not any(map(str.isalnum, wanted)):
+        spoken_reference, spoken_hypothesis = normalise(reference), normalise(hypothesis)
+    if not any(map(str.isalnum, spoken_reference)):
         raise ValueError(f"reference text {reference!r} holds no word: WER needs at least one")
     counts = {}
     for prefix, process in (("wer", jiwer.process_words), ("cer", jiwer.process_characters)):
-        found = process(wanted, heard)
-        length = found.hits + found.substitutions + found.deletions
-        edits = {"s": found.substitutions, "d": found.deletions, "i": found.insertions, "n": length}
+        alignment = process(spoken_reference, spoken_hypothesis)
+        length = alignment.hits + alignment.substitutions + alignment.deletions
+        edits = {"s": alignment.substitutions, "d": alignment.deletions, "i": alignment.insertions, "n": length}
         counts |= {f"{prefix}_{key}": value for key, value in edits.items()}
     return counts
 
@@ -298,7 +298,7 @@ class STOI:
         return float(stoi(reference, wav, RATE, extended=False))
 
 
-_JUDGES = {
+_EVALUATORS = {
     "wer": WhisperASR,
     "cer": WhisperASR,
     "sim_campp": CamPlusPlus,
@@ -311,34 +311,34 @@ _JUDGES = {
 
 
 @cache
-def _load(judge: type):
+def _load(kind: type):
     with torch.random.fork_rng(devices=[]):  # building a network draws its first weights from the global generator
-        return judge()
+        return kind()
 
 
-def judge(metric: str, asr: str = "base"):
-    """The loaded judge of a metric, one a process. `asr`: see WhisperASR. Raises ValueError for an unknown metric."""
-    if metric not in _JUDGES:
+def evaluator(metric: str, asr: str = "base"):
+    """The evaluator of a metric, loaded once a process. `asr`: see WhisperASR. Raises ValueError for another metric."""
+    if metric not in _EVALUATORS:
         raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
-    return recogniser(asr) if _JUDGES[metric] is WhisperASR else _load(_JUDGES[metric])
+    return recogniser(asr) if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
 
 
 def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Metrics whose judge can be loaded, and for the others the reason why not."""
-    found, lacking = [], {}
+    """Metrics whose evaluator can be loaded, and for the others the reason why not."""
+    loaded, lacking = [], {}
     for metric in metrics:
         try:
-            judge(metric)
-            found.append(metric)
+            evaluator(metric)
+            loaded.append(metric)
         except EvaluatorError as error:
             lacking[metric] = str(error)
-    return found, lacking
+    return loaded, lacking
 
 
 def versions(metric: str, asr: str = "base") -> dict[str, str]:
-    """Name and version of the judge of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
+    """Name and version of the evaluator of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
     base = next((m for m in METRICS if re.fullmatch(rf"{m}(_.*)?", metric)), None)
     if base is None:
         return {}
-    found = judge(base, asr)
-    return {found.name: found.version}
+    metric = evaluator(base, asr)
+    return {metric.name: metric.version}

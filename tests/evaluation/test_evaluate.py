@@ -92,7 +92,7 @@ def speech(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_judges(monkeypatch):
-    monkeypatch.setattr(scoring, "judge", lambda metric, asr="base": FakeJudge(metric))
+    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
     monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {"fake": "0"})
 
 
