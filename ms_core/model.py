@@ -39,6 +39,7 @@ class VoiceStates:
     prompt: PromptStates
     durations: Float[Tensor, "b q d"] | None
     duration_mask: Bool[Tensor, "b q"]
+    decoder: SpeechMaskDecoder | None = None  # of a voice that was adapted to; else the model's own
 
 
 def duration_loss(

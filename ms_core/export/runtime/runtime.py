@@ -12,7 +12,7 @@ from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
 from ms_core.synthesizer import Synthesizer
 from ms_core.text import LANGUAGES, phone_ids, phone_table
-from ms_core.tokens import Voice
+from ms_core.tokens import Voice, VoiceError
 
 VoiceStates = dict[str, np.ndarray]
 """By name, the outputs of the prompt's graph and its words: all that the other graphs need of a voice."""
@@ -85,6 +85,8 @@ class MobileRuntime(Synthesizer):
         return _run(self._sessions[name], inputs)
 
     def _encode_voice(self, voice: Voice) -> VoiceStates:
+        if voice.adapter:
+            raise VoiceError("this voice was adapted, which changes weights: it speaks through PyTorch alone")
         ids, frames = np.array(phone_ids(voice.phones)), np.array(voice.durations)
         session = self._load("prompt")  # released again: half a voice's memory would stay idle
         states = _run_named(
