@@ -25,9 +25,10 @@ class Controls:
     Attributes:
         speed: times the natural tempo, 0.5 to 2, by durations: the pitch stays; pauses change by the square root of it.
         variety: 0 to 1. At 0 the likeliest durations and tokens are taken, and all seeds give the same; above, they are
-            drawn: the durations, and the tokens of layer 1, in several passes. .5 costs no words on dev-other, .75 one in a hundred, 1 more.
+            drawn: the durations, and the tokens of layer 1, in several passes. On dev-other .5 costs no words, .75 one
+            in a hundred.
         rhythm: a second voice, whose durations the duration predictor is shown, while the timbre stays the first's.
-        lexicon: words -> phones ("N W IH1 N"), or a file of them; see `script.read_lexicon`.
+        lexicon: words -> phones ("N W IH1 N"), or a file of them (`script.read_lexicon`).
         voices: what `[voice:NAME]` in a text names; a name that is not here is a shipped voice's or a voice file.
     """
 
