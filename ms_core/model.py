@@ -31,8 +31,6 @@ class VoiceStates:
     duration_mask: Bool[Tensor, "b q"]
 
 
-
-
 def duration_loss(
     log_durations: Float[Tensor, "b p"], durations: Int[Tensor, "b p"], phones: Int[Tensor, "b p"]
 ) -> Float[Tensor, ""]:
@@ -137,10 +135,12 @@ class MobileSpeechModel(nn.Module):
         layer: Int[Tensor, " b"],
         masked: Bool[Tensor, "b t"],
         latent_weight: float = 0.0,
+        above: bool = False,
     ) -> dict[str, Tensor]:
         """Losses of one batch under the masks that `smd.draw_masks` drew: the layer that each example trains (0-based)
         and its masked frames.
 
+        above: take the cross-entropy of the layers above as well (`MaskConfig.loss`).
         Returns `ce` (mean over masked frames of those layers), `duration` (see `duration_loss`), `latent` (0 unless
         weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. Nothing here is random
         but dropout, and nothing waits for the device, so that a CUDA graph can hold it.
@@ -158,8 +158,13 @@ class MobileSpeechModel(nn.Module):
             ce, latent, correct = self._scores(x, copied, batch.codes, layer, latent_weight > 0)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
         ce = ce * masked
+        total, count = ce.sum(), masked.sum()
+        for step in range(1, self.smd.n_q) if above else ():
+            higher, where = layer + step, mask & (layer + step < self.smd.n_q)[:, None]
+            more = self._above(x, batch.codes, higher.clamp_max(self.smd.n_q - 1), where)
+            total, count = total + (more * where).sum(), count + where.sum()
         return {
-            "ce": ce.sum() / masked.sum(),
+            "ce": total / count,
             "duration": duration_loss(log_durations, batch.durations, batch.phones),
             "latent": (latent * masked).sum() / masked.sum(),
             "layer": layer,
@@ -167,6 +172,18 @@ class MobileSpeechModel(nn.Module):
             "ce_sum": ce.detach().sum(1),
             "correct": (correct & masked).sum(1),
         }
+
+    def _above(
+        self,
+        x: Float[Tensor, "b t d"],
+        codes: Int[Tensor, "b n t"],
+        layer: Int[Tensor, " b"],
+        where: Bool[Tensor, "b t"],
+    ) -> Float[Tensor, "b t"]:
+        """Cross-entropy of a layer that was not asked for, from the states alone."""
+        if x.device.type == "cpu":
+            return self._scores_of_masked(x, None, codes, layer, where, False)[0]
+        return self._scores(x, None, codes, layer, False)[0]
 
     def _scores(
         self,

@@ -73,7 +73,8 @@ class AcousticTask:
     def loss(self, networks: dict[str, nn.Module], name: str, inputs: tuple[Tensor, ...], step: int, rank: int):
         """See `train.Task`; no step differs from another."""
         *tokens, layer, masked = inputs
-        out = networks[name](Batch(*tokens), layer, masked, self.config.latent_weight)
+        above = self.preset.mask.loss == "all"
+        out = networks[name](Batch(*tokens), layer, masked, self.config.latent_weight, above)
         loss = out["ce"] + self.config.duration_weight * out["duration"] + self.config.latent_weight * out["latent"]
         logs = {k: out[k].detach() for k in ("ce", "duration", "latent")}
         return loss, {"loss": loss.detach(), **logs, **self.by_layer(out)}
