@@ -19,6 +19,14 @@ from ms_core.text import PHONES
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
 FORMAT = "ms-model-1"
+OLD_NAMES = {  # of weights, in checkpoints written before 28 November 2026
+    "place.": "position_in_phone.",
+    ".enter.": ".in_proj.",
+    ".leave.": ".out_proj.",
+    ".trust.": ".copy_gate.",
+    ".enter_said.": ".content_proj.",
+    ".likeness_weight": ".content_weight",
+}
 ROWS = 64  # to multiples of which the masked frames of a layer are filled up on a CPU
 
 
@@ -61,19 +69,19 @@ class MobileSpeechModel(nn.Module):
     Args:
         config: sizes and switches.
         codec_config: says how many layers and entries the token grid has.
-        books: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
+        codebooks: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
     """
 
-    def __init__(self, config: ModelConfig, codec_config: CodecConfig, books: Float[Tensor, "n bins c"] | None):
+    def __init__(self, config: ModelConfig, codec_config: CodecConfig, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
         self.config, self.codec_config = config, codec_config
         self.decoding = DecodingConfig(steps=(16,) + (1,) * (codec_config.n_q - 1))  # how it is meant to be decoded
         self.text = PhoneEncoder(config, len(PHONES))
-        self.place = nn.Linear(2, config.dim)
+        self.position_in_phone = nn.Linear(2, config.dim)
         self.extractor = DurationExtractor(config, len(PHONES)) if config.prompt_durations else None
         self.duration = DurationPredictor(config)
         self.prompt = SpeakerPrompt(config, len(PHONES))
-        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, books)
+        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, codebooks)
 
     def voice(
         self,
@@ -126,8 +134,8 @@ class MobileSpeechModel(nn.Module):
     def _regulated(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
     ) -> Float[Tensor, "b t d"]:
-        expanded, place = length_regulate(states, durations, frames)
-        return expanded + self.place(place)
+        expanded, position = length_regulate(states, durations, frames)
+        return expanded + self.position_in_phone(position)
 
     def forward(
         self,
@@ -213,18 +221,18 @@ class MobileSpeechModel(nn.Module):
         """
         size = masked.numel()
         scores = [[], [], []]
-        places = []
+        masked_rows = []
         for j in layer.unique():
-            place = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
+            rows = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
             # shapes recur, since the CPU compiles each new one: the last frame stands in for what is missing
-            fill = place[-1:].expand(-len(place) % ROWS)
-            index = torch.cat([place, fill])  # (r,)
-            rows = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
-            found = self._scores(rows[0], rows[1], rows[2].transpose(1, 2), j[None], with_latent)
-            for score, values in zip(scores, found, strict=True):
-                score.append(values[0, : len(place)])
-            places.append(place)
-        index = torch.cat(places)
+            fill = rows[-1:].expand(-len(rows) % ROWS)
+            index = torch.cat([rows, fill])  # (r,)
+            tensors = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
+            scores_of_layer = self._scores(tensors[0], tensors[1], tensors[2].transpose(1, 2), j[None], with_latent)
+            for score, values in zip(scores, scores_of_layer, strict=True):
+                score.append(values[0, : len(rows)])
+            masked_rows.append(rows)
+        index = torch.cat(masked_rows)
         spread = (torch.zeros(size, dtype=s[0].dtype).index_put((index,), torch.cat(s)) for s in scores)
         return tuple(values.view_as(masked) for values in spread)
 
@@ -255,6 +263,12 @@ class MobileSpeechModel(nn.Module):
                 raise CheckpointError(f"{folder}: its phone table is not this version's")
             config = parse(ModelConfig, meta["config"], str(folder))
             model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
-            model.load_state_dict({k: v.float() for k, v in tensors.items()})
+            model.load_state_dict({_new_name(k): v.float() for k, v in tensors.items()})
             model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
         return model.eval()
+
+
+def _new_name(weight: str) -> str:
+    for old, new in OLD_NAMES.items():
+        weight = weight.replace(old, new)
+    return weight
