@@ -273,7 +273,7 @@ class Variant(Config):
     about: str
     changes: dict[str, object] = {}  # of the preset, by dotted keys
     control: str | None = None  # the variant that it is compared with
-    network: Literal["masked"] = "masked"
+    network: Literal["masked", "autoregressive", "regression", "flow"] = "masked"  # the others: ms_core.baselines
 
 
 class Variants(Config):

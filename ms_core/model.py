@@ -18,7 +18,6 @@ from ms_core.smd import SpeechMaskDecoder, apply_mask
 from ms_core.text import PHONES
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
-FORMAT = "ms-model-1"
 OLD_NAMES = {  # of weights, in checkpoints written before 28 November 2026
     "place.": "position_in_phone.",
     ".enter.": ".in_proj.",
@@ -71,6 +70,8 @@ class MobileSpeechModel(nn.Module):
         codec_config: says how many layers and entries the token grid has.
         codebooks: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
     """
+
+    FORMAT = "ms-model-1"  # of its checkpoints
 
     def __init__(self, config: ModelConfig, codec_config: CodecConfig, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
@@ -239,7 +240,7 @@ class MobileSpeechModel(nn.Module):
     def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
         """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""
         meta = {
-            "format": FORMAT,
+            "format": self.FORMAT,
             "config": self.config.model_dump(mode="json"),
             "codec_config": self.codec_config.model_dump(mode="json"),
             "decoding": self.decoding.model_dump(mode="json"),
@@ -252,7 +253,7 @@ class MobileSpeechModel(nn.Module):
     @classmethod
     def load(cls, folder: Path, codec: Codec) -> "MobileSpeechModel":
         """Raises CheckpointError when the files are damaged or belong to another codec or phone table."""
-        tensors, meta = load_checkpoint(folder, FORMAT)
+        tensors, meta = load_checkpoint(folder, cls.FORMAT)
         with damaged(folder):
             if meta["token_digest"] != codec.token_digest:
                 raise CheckpointError(

@@ -208,8 +208,11 @@ def _train_ablations(
     from ms_core.config import load_preset, load_variants
     from ms_core.training.ablations import train_variants
 
-    variants = load_variants().presets(load_preset(preset), parse_changes(changes))
+    study = load_variants()
+    variants = study.presets(load_preset(preset), parse_changes(changes))
+    networks = {name: variant.network for name, variant in study.variants.items()}
     names = only.split(",") if only else list(variants)
     if unknown := [name for name in names if name not in variants]:
         raise UsageError(f"--only {','.join(unknown)}: choose among {', '.join(variants)}")
-    train_variants({n: variants[n] for n in names}, packs, out or paths.runs() / "ablations", minutes, typer.echo)
+    chosen = {name: variants[name] for name in names}
+    train_variants(chosen, packs, out or paths.runs() / "ablations", minutes, networks, typer.echo)

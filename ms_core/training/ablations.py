@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ms_core.baselines import network_class
 from ms_core.checkpoint import CheckpointError
 from ms_core.config import MaskConfig, Preset, override
 from ms_core.files import write_json
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, duration_loss
 from ms_core.smd import draw_masks
+from ms_core.tokens import Batch
 from ms_core.training.acoustic import PackTask
 from ms_core.training.loop import RUN, STATE, train
 from ms_core.training.pack import Pack
@@ -32,11 +34,13 @@ def train_variants(
     packs: Sequence[Path],
     folder: Path,
     minutes: float | None = None,
+    networks: Mapping[str, str] | None = None,
     echo: Callable[[str], object] = print,
 ) -> dict[str, Path]:
     """Train what is missing of `variants` into `<folder>/<name>`; returns the exports of all.
 
-    minutes: of each, instead of its preset's steps; such a variant, cut off, begins anew. Raises CheckpointError where
+    minutes: of each, instead of its preset's steps; such a variant, cut off, begins anew. networks: what a variant that
+    is no MobileSpeech is (`baselines.NETWORKS`). Raises CheckpointError where
     a folder holds a variant of another configuration or of other speech, PackError for a pack that cannot be used.
     """
     pack = Pack.read_all(packs)
@@ -46,7 +50,9 @@ def train_variants(
         exports[name] = home / "export"
         if minutes is not None:
             preset = override(preset, {"train_model.steps": UNLIMITED})
-        task = VariantTask(preset, pack.lowest(preset.codec.n_q), "cuda" if torch.cuda.is_available() else "cpu")
+        kind, speech = (networks or {}).get(name, "masked"), pack.lowest(preset.codec.n_q)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        task = VariantTask(preset, speech, device) if kind == "masked" else BaselineTask(preset, speech, device, kind)
         if done := (exports[name] / SCORES).is_file():
             if json.loads((home / RUN).read_text()) != json.loads(json.dumps(task.describe())):
                 raise CheckpointError(f"{home}: trained by another configuration or pack: choose another folder")
@@ -78,6 +84,33 @@ class VariantTask(PackTask):
         if self.rows is None:  # cut off after the last step
             self.evaluate(network)
         write_json(folder / SCORES, self.rows)
+
+
+class BaselineTask(VariantTask):
+    """One of `ms_core.baselines`, whose loss on dev speech says nothing beside that of another kind: no row is kept."""
+
+    def __init__(self, preset: Preset, pack: Pack, device: str, kind: str):
+        self.kind, self.network = kind, network_class(kind)
+        super().__init__(preset, pack, device)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "network": self.kind}
+
+    def loss(self, networks: dict[str, nn.Module], name: str, inputs: tuple[Tensor, ...], step: int, rank: int):
+        return self._loss(networks[name], Batch(*inputs[:-2]))  # without the masks
+
+    def _loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        out = network(batch)
+        loss = out["frames"] + self.config.duration_weight * out["duration"]
+        return loss, {"loss": loss.detach(), **{key: value.detach() for key, value in out.items()}}
+
+    @torch.inference_mode()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        self.rows, found = [], []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of the times and noise that it draws
+            found = [self._loss(network, batch.to(self.device))[1] for batch in self.dev_batches()]
+        return {key: sum(values[key].item() for values in found) / len(found) for key in found[0]}
 
 
 @torch.inference_mode()

@@ -32,11 +32,12 @@ class AcousticTask:
     """
 
     hours: float
+    network: type[MobileSpeechModel] = MobileSpeechModel
 
     def __init__(self, preset: Preset, codec: Codec, start: Path | None = None):
         self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
         torch.manual_seed(self.config.seed)  # initial weights
-        model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
+        model = self.network(preset.model, codec.config, codec.codebooks())
         if start is not None:
             earlier = MobileSpeechModel.load(start, codec)
             sizes = {"dropout": preset.model.dropout}  # may differ

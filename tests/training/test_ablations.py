@@ -2,15 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from conftest import PRESET, batch_of, new_model, utterance
+from conftest import PRESET, batch_of, new_model, unpadded, utterance
 from test_pack import speech
 
+from ms_core.baselines import NETWORKS, BaselineSpeech
 from ms_core.checkpoint import CheckpointError
 from ms_core.config import ConfigError, Variants, load_preset, load_variants, override, parse
 from ms_core.layers import lengths_to_mask
-from ms_core.training.ablations import SCORES, dev_scores, train_variants
+from ms_core.tokens import Voice
+from ms_core.training.ablations import SCORES, BaselineTask, dev_scores, train_variants
 from ms_core.training.acoustic import PackTask
 from ms_core.training.loop import STATE
 from ms_core.training.pack import Pack
@@ -108,3 +111,42 @@ def test_the_lowest_layers_of_a_codec_are_a_codec(codec, pack: Pack) -> None:
     assert torch.equal(lower.decode(lower.encode(wave)), codec.decode(codec.encode(wave)[:, :2]))
     assert lower.token_digest != codec.token_digest
     assert (pack.lowest(2).train.codes == pack.train.codes[:2]).all() and pack.lowest(3) is pack
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_baseline_learns_and_speaks(kind: str, pack: Pack, codec) -> None:
+    task = BaselineTask(override(PRESET, TINY), pack, "cpu", kind)
+    network = task.networks["model"]
+    batch = task.dev_batches()[0]
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    lost = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss, _ = task._loss(network, batch)
+        loss.backward()
+        optimiser.step()
+        lost.append(loss.item())
+    assert sum(lost[-5:]) < 0.9 * sum(lost[:5])
+    assert all(parameter.grad is not None for name, parameter in network.named_parameters() if "smd" not in name)
+    tts = BaselineSpeech(codec, network, PRESET.decoding)
+    prompt = Voice(pack.dev.codes[:, :20].astype(np.int64), ("_", "AH0", "_"), (5, 10, 5), codec.token_digest)
+    codes, durations = tts.generate(["_", "HH", "AH0", "_"], prompt, seed=1)
+    assert codes.shape == (3, sum(durations)) and codes.min() >= 0 and codes.max() < 32
+    assert (codes == tts.generate(["_", "HH", "AH0", "_"], prompt, seed=1)[0]).all()
+
+
+def test_the_autoregressive_baseline_generates_as_it_was_trained(pack: Pack) -> None:
+    network = BaselineTask(override(PRESET, TINY), pack, "cpu", "autoregressive").networks["model"].eval()
+    batch = unpadded(utterance(1), utterance(2))
+    with torch.inference_mode():
+        voice = network.voice(batch.prompt_codes, batch.prompt_phones, batch.prompt_durations)
+        frames = batch.codes.shape[-1]
+        condition = network.expand(network.text(batch.phones), batch.durations, frames, voice)
+        x = condition.text + network.before(batch.codes[:, 0])
+        causal = torch.ones(frames, frames, dtype=torch.bool).tril()[None]
+        allowed = torch.cat([voice.prompt.mask[:, None].expand(-1, frames, -1), causal], 2)[:, None]
+        at_once = network._logits(x, allowed, network._prompts(condition), 0)
+        past = network._prompts(condition)
+        one_by_one = [network._logits(x[:, t : t + 1], None, past, t) for t in range(frames)]
+    assert torch.allclose(torch.cat(one_by_one, 1), at_once, atol=1e-4)
