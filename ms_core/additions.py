@@ -181,6 +181,41 @@ class PromptCopy(nn.Module):
         return x, copied
 
 
+class VoiceModulation(nn.Module):
+    """A voice as weights: scale and shift of the states after each SMD block (FiLM, Perez et al. 2018). Our choice.
+
+    What a few gradient steps on a prompt do to a decoder, in one pass. At first it changes nothing.
+
+    Args:
+        embedding: width of a speaker embedding; 0: attention pools the prompt's states instead.
+    """
+
+    POOLS = 4
+
+    def __init__(self, dim: int, blocks: int, embedding: int):
+        super().__init__()
+        self.blocks = blocks
+        self.pool = None if embedding else nn.Linear(dim, self.POOLS)
+        self.hidden = nn.Linear(embedding or self.POOLS * dim, dim)
+        self.out = nn.Linear(dim, blocks * 2 * dim)
+        for values in (self.out.weight, self.out.bias):
+            nn.init.zeros_(values)
+
+    def forward(
+        self,
+        states: Float[Tensor, "b s d"],
+        mask: Bool[Tensor, "b s"],
+        embedding: Float[Tensor, "b e"] | None = None,
+    ) -> Float[Tensor, "b l 2 d"]:
+        """From the prompt's states, or from an embedding of unit length."""
+        if self.pool is None:
+            voice = embedding * embedding.shape[-1] ** 0.5
+        else:
+            weight = self.pool(states).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # (b, s, p)
+            voice = (weight.transpose(1, 2) @ states).flatten(1)
+        return self.out(F.silu(self.hidden(voice))).view(len(mask), self.blocks, 2, -1)
+
+
 def _real(score: Float[Tensor, "b h t s"], mask: Bool[Tensor, "b s"] | None) -> Float[Tensor, "b h t s"]:
     """Scores of the prompt's frames, with padding out of the question."""
     return score if mask is None else score.masked_fill(~mask[:, None, None], -torch.inf)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ms_core.additions import VoiceModulation
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, ModelConfig, parse
@@ -15,6 +16,7 @@ from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, 
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask
+from ms_core.speaker import SpeakerEncoder
 from ms_core.text import PHONES
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
@@ -83,6 +85,10 @@ class MobileSpeechModel(nn.Module):
         self.duration = DurationPredictor(config)
         self.prompt = SpeakerPrompt(config, len(PHONES))
         self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, codebooks)
+        self.speaker = SpeakerEncoder(codec_config) if config.speaker == "ge2e" else None
+        width = SpeakerEncoder.WIDTH if self.speaker else 0
+        modulated = config.speaker != "none"
+        self.modulation = VoiceModulation(config.dim, config.smd_layers, width) if modulated else None
 
     def voice(
         self,
@@ -102,8 +108,13 @@ class MobileSpeechModel(nn.Module):
         if self.smd.copy is not None:
             copy = self.smd.copy.keys(states), self.smd.prior.partial_sums(codes)
             content_keys = self.smd.copy.content_keys(self._regulated(self.text(phones), durations, frames))
+        modulation = None
+        if self.modulation is not None:
+            embedding = None if self.speaker is None else self.speaker(self.smd.prior.known(codes), mask)
+            modulation = self.modulation(states, mask, embedding)
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy, content_keys), duration_states, phones != 0)
+        prompt = PromptStates(mask, mean, cross, prefix, copy, content_keys, modulation)
+        return VoiceStates(prompt, duration_states, phones != 0)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates

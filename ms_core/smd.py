@@ -88,6 +88,9 @@ class SpeechMaskDecoder(nn.Module):
                     x, known, layer, *prompt.copy, prompt.mask, condition.content_scores, condition.sharpness
                 )
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
+            if prompt.modulation is not None:
+                scale, shift = prompt.modulation[:, index, :, None].unbind(1)  # (b, 1, d) each
+                x = x + x * scale + shift
         return x, copied
 
     def logits(

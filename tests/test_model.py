@@ -132,7 +132,15 @@ def test_the_latent_loss_falls_on_masked_frames_alone(model) -> None:
 
 
 @pytest.mark.parametrize(
-    "switches", [{}, {"prefix": False}, {"cross_attention": False}, {"codebook_prior": False}, {"prompt_copy": False}]
+    "switches",
+    [
+        {},
+        {"prefix": False},
+        {"cross_attention": False},
+        {"codebook_prior": False},
+        {"prompt_copy": False},
+        {"speaker": "pooled"},
+    ],
 )
 def test_padding_and_batch_mates_change_nothing(codec, switches: dict[str, bool]) -> None:
     model = new_model(codec, **switches)
@@ -208,6 +216,10 @@ def test_the_switches_work(codec) -> None:
     with torch.no_grad():
         none.prompt.mean.weight.zero_()
     assert reach(none)[0] is False  # there is no fifth way in
+    modulated = new_model(codec, prefix=False, cross_attention=False, prompt_copy=False, speaker="pooled")
+    with torch.no_grad():
+        modulated.prompt.mean.weight.zero_()
+    assert reach(modulated)[0] is True  # but where the config asks for one
 
 
 def test_every_parameter_learns(codec) -> None:
