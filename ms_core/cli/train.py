@@ -125,6 +125,10 @@ def data(
 def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
     """Write a preset's pack and, where asked for, its parts."""
     check_out(file, ".pack", "--pack")
+    if config.codec.kind != "mini":
+        raise UsageError(f"--pack: preset {config.name} has codec {config.codec.kind!r}, a pack holds tokens of 'mini'")
+    if "/" in config.data.train:
+        raise UsageError(f"--pack: preset {config.name} trains on shards, {config.data.train}: no pack is needed")
     from ms_core.codec import load_codec
     from ms_core.training.assemble import assemble
     from ms_core.training.pack import split_file
@@ -207,6 +211,7 @@ def _train_ablations(
     """Train the ablation study's variants, or those that are named."""
     from ms_core.config import load_preset, load_variants
     from ms_core.training.ablations import train_variants
+    from ms_core.training.pack import Pack
 
     study = load_variants()
     variants = study.presets(load_preset(preset), parse_changes(changes))
@@ -215,4 +220,4 @@ def _train_ablations(
     if unknown := [name for name in names if name not in variants]:
         raise UsageError(f"--only {','.join(unknown)}: choose among {', '.join(variants)}")
     chosen = {name: variants[name] for name in names}
-    train_variants(chosen, packs, out or paths.runs() / "ablations", minutes, networks, typer.echo)
+    train_variants(chosen, Pack.read_all(packs), out or paths.runs() / "ablations", minutes, networks, typer.echo)

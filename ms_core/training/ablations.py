@@ -1,4 +1,4 @@
-"""The ablation study's trainings: every variant from its first step on the same packs, one after another.
+"""The ablation study's trainings: every variant from its first step on the same pack, one after another.
 
 All hear the same batches in the same order and take equally many steps, or on a GPU equally many minutes. A variant
 that is finished is not trained again, one that was cut off goes on, so that the study can be spread over many sittings.
@@ -6,7 +6,7 @@ With each export lies `dev.json`, its cross-entropy on dev speech by utterance. 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, duration_loss
 from ms_core.smd import draw_masks
 from ms_core.tokens import Batch
-from ms_core.training.acoustic import PackTask
+from ms_core.training.acoustic import PackTask, training_device
 from ms_core.training.loop import RUN, STATE, train
 from ms_core.training.pack import Pack
 
@@ -31,7 +31,7 @@ UNLIMITED = 1_000_000  # steps of a training that ends by the clock
 
 def train_variants(
     variants: Mapping[str, Preset],
-    packs: Sequence[Path],
+    pack: Pack,
     folder: Path,
     minutes: float | None = None,
     networks: Mapping[str, str] | None = None,
@@ -41,17 +41,15 @@ def train_variants(
 
     minutes: of each, instead of its preset's steps; such a variant, cut off, begins anew. networks: what a variant that
     is no MobileSpeech is (`baselines.NETWORKS`). Raises CheckpointError where
-    a folder holds a variant of another configuration or of other speech, PackError for a pack that cannot be used.
+    a folder holds a variant of another configuration or of other speech.
     """
-    pack = Pack.read_all(packs)
     exports = {}
     for name, preset in variants.items():
         home = folder / name
         exports[name] = home / "export"
         if minutes is not None:
             preset = override(preset, {"train_model.steps": UNLIMITED})
-        kind, speech = (networks or {}).get(name, "masked"), pack.lowest(preset.codec.n_q)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind, speech, device = (networks or {}).get(name, "masked"), pack.lowest(preset.codec.n_q), training_device()
         task = VariantTask(preset, speech, device) if kind == "masked" else BaselineTask(preset, speech, device, kind)
         if done := (exports[name] / SCORES).is_file():
             if json.loads((home / RUN).read_text()) != json.loads(json.dumps(task.describe())):
@@ -89,7 +87,7 @@ class VariantTask(PackTask):
 class BaselineTask(VariantTask):
     """One of `ms_core.baselines`, whose loss on dev speech says nothing beside that of another kind: no row is kept."""
 
-    def __init__(self, preset: Preset, pack: Pack, device: str, kind: str):
+    def __init__(self, preset: Preset, pack: Pack, device: torch.device, kind: str):
         self.kind, self.network = kind, network_class(kind)
         super().__init__(preset, pack, device)
 

@@ -1,9 +1,13 @@
 """Training batches out of tokens that lie whole on the training device, drawn and varied there.
 
-The examples are those of `data.Sampler`: a window of whole words as target, and as prompt another utterance of the
-speaker, or a part of the same one. Here a batch is a few dozen tensor operations for all of its examples, which neither
-wait for the processor nor read a file; its shapes come from a short list, so that a CUDA graph can hold the step. Batch
-k is a pure function of (tokens, config, rank, k). All our choice.
+An example is a window of whole words as target, and as prompt a part of another utterance of the speaker, or of the
+same one. A batch is a few dozen tensor operations for all of its examples, which neither wait for the processor nor
+read a file; its shapes come from a short list, so that a CUDA graph can hold the step. Batch k is a pure function of
+(tokens, config, rank, k). All our choice.
+
+Phrases, runs of a few words between pauses, are how short texts are said: a window of a longer utterance has the words
+in the midst of others, shorter, without a beginning and an end. In half of the examples long silences become "," or "."
+as a written text would have them (LibriSpeech's have no punctuation), so that the model learns both kinds of text.
 """
 
 import math
@@ -15,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ms_core.codec import Codec
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 from ms_core.config import TrainConfig
 from ms_core.text import phone_ids
@@ -57,12 +62,12 @@ def shapes_of(config: TrainConfig, frame_rate: float) -> list[Shape]:
 class TokenBatches:
     """An endless stream of batches from `Utterances` on a device.
 
-    config: `other_utterance`, `own_prompt`, `phrases` as in `data.Sampler`; `timbre_db`, `virtual_voices` and
+    config: `other_utterance`, `own_prompt` and `phrases` are shares of the examples; `timbre_db`, `virtual_voices` and
     `noisy_prompts` vary the features, for which `codec` is asked.
     """
 
     def __init__(
-        self, speech: Utterances, codec: MiniCodec, config: TrainConfig, device: torch.device | str, rank: int = 0
+        self, speech: Utterances, codec: Codec, config: TrainConfig, device: torch.device | str, rank: int = 0
     ):
         self.config, self.rank, self.device = config, rank, torch.device(device)
         self.rate = codec.config.frame_rate
@@ -102,7 +107,7 @@ class TokenBatches:
         self.weight = put(np.cumsum(np.minimum(ends[at][last] - starts[first], longest)))
         self.comma, self.stop = phone_ids([",", "."])
         self.seconds = float(ends[-1]) / self.rate
-        self.variation = Variation(codec, config, self.device) if varied(config) else None
+        self.variation = Variation(codec, config, self.device) if config.varied else None
         self.pool = POOL if self.device.type == "cpu" else 1
         self.drawn: tuple[int, list[Batch]] | None = None
 
@@ -255,11 +260,6 @@ def _trimmed(batch: Batch, chosen: Tensor) -> Batch:
     return Batch(**{name: value.contiguous() for name, value in held.items()})
 
 
-def varied(config: TrainConfig) -> bool:
-    """Whether a config asks for variation of the features."""
-    return config.timbre_db > 0 or config.virtual_voices > 0 or config.noisy_prompts > 0
-
-
 class Variation:
     """Other voices and other rooms out of the same tokens: their log-mel features are changed and quantised anew.
 
@@ -271,7 +271,7 @@ class Variation:
 
     SMOOTH = 14  # cosines over the mel axis that make up the envelope
     PITCH, FORMANTS = (0.75, 1.35), (0.85, 1.18)  # range of the factors
-    CURVES = 4  # cosines of the equaliser, as in `augment.Equaliser`
+    CURVES = 4  # cosines over the mel axis that make up the equaliser, the k-th by 1/k
     SNR = (0.0, 25.0)  # dB
 
     def __init__(self, codec: MiniCodec, config: TrainConfig, device: torch.device):
@@ -367,7 +367,7 @@ class Variation:
 
 
 def dev_batches(
-    speech: Utterances, codec: MiniCodec, config: TrainConfig, device: torch.device | str, examples: int
+    speech: Utterances, codec: Codec, config: TrainConfig, device: torch.device | str, examples: int
 ) -> Sequence[Batch]:
     """The first `examples` dev utterances, unvaried, each with a prompt of 3 s of another: the same for all runs."""
     plain = {"own_prompt": 0.0, "phrases": 0.0, "timbre_db": 0.0, "virtual_voices": 0.0, "noisy_prompts": 0.0}

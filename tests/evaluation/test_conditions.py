@@ -352,7 +352,7 @@ def test_check_covers_the_conditions(results, tmp_path):
 
 
 def test_figures_of_robustness_are_drawn_and_stable(results, tmp_path):
-    written = figures.draw_all("mini", results, tmp_path / "a")
+    written = figures.draw("mini", (), "png", results, tmp_path / "a")
     names = {path.stem for path in written}
     assert names == {
         "metrics-dev",
@@ -361,7 +361,7 @@ def test_figures_of_robustness_are_drawn_and_stable(results, tmp_path):
         "robustness-dev-noisy-prompts",
         "robustness-dev-prompt-lengths",
     }
-    again = figures.draw_all("mini", results, tmp_path / "b")
+    again = figures.draw("mini", (), "png", results, tmp_path / "b")
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in again]
 
 

@@ -66,15 +66,15 @@ def _asked(model, batch, layer, real):
 
 
 def test_a_study_goes_on_where_it_was_stopped(pack: Pack, tmp_path) -> None:
-    file, home = pack.write(tmp_path / "p.pack"), tmp_path / "study"
+    home = tmp_path / "study"
     variants = {
         "base": override(PRESET, TINY),
         "two": override(PRESET, {**TINY, "codec.n_q": 2, "decoding.steps": [1, 1]}),
     }
     said: list[str] = []
-    train_variants({"base": variants["base"]}, [file], home, echo=said.append)
+    train_variants({"base": variants["base"]}, pack, home, echo=said.append)
     before = (home / "base" / "export" / "weights.safetensors").stat().st_mtime_ns
-    exports = train_variants(variants, [file], home, echo=said.append)
+    exports = train_variants(variants, pack, home, echo=said.append)
     assert said[1].startswith("base: at hand") and said[2].startswith("two: trained")
     assert exports["base"].joinpath("weights.safetensors").stat().st_mtime_ns == before
     assert json.loads((exports["two"] / "config.json").read_text())["codec_config"]["n_q"] == 2
@@ -83,11 +83,11 @@ def test_a_study_goes_on_where_it_was_stopped(pack: Pack, tmp_path) -> None:
     assert [row["speaker"] for row in rows] == pack.dev.speakers.tolist() and len(rows[0]["ce"]) == 2
     # cut off before its scores: only what was lost is done again
     (exports["two"] / SCORES).unlink()
-    train_variants(variants, [file], home, echo=said.append)
+    train_variants(variants, pack, home, echo=said.append)
     assert said[-1].startswith("two: trained")
     assert json.loads((exports["two"] / SCORES).read_text()) == rows
     with pytest.raises(CheckpointError, match="another configuration"):
-        train_variants({"base": override(PRESET, {**TINY, "mask.alpha": 0.1})}, [file], home, echo=said.append)
+        train_variants({"base": override(PRESET, {**TINY, "mask.alpha": 0.1})}, pack, home, echo=said.append)
 
 
 def test_scores_are_of_the_utterance_and_not_of_a_variants_own_masks(pack: Pack) -> None:
