@@ -3,11 +3,14 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ms_core import paths
+from ms_core.cli import app
 from ms_core.evaluation.records import Record, read_file, sha256, write_records
 from ms_core.report import figures, style, tables
 from ms_core.report import speed as speed_figures
@@ -291,3 +294,24 @@ def test_tables_in_latex(folder):
     assert latex("# A_1 & 5 %\n\n| x↓ |\n| --- |\n| [a_b](f.json) |\n").splitlines()[2:6] == [
         r"\caption{A\_1 \& 5 \%}", r"\begin{tabular}{l}", r"\toprule", r"x$\downarrow$ \\",
     ]  # fmt: skip
+
+
+def test_one_command_draws_figures_and_writes_latex(folder, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("MS_HOME", str(home))  # and back, after --home
+    shutil.copytree(folder, home / "results" / "mini")
+
+    def run(*options: str) -> str:
+        result = CliRunner().invoke(app, ["report", "--home", str(home), *options])
+        assert result.exit_code == (2 if result.stderr else 0)
+        return result.stderr or result.stdout
+
+    assert run("metrics-test", "--figures", "--format", "svg").split() == [str(home / "figures/mini/metrics-test.svg")]
+    assert run("--latex", str(tmp_path / "main.tex")).split() == [str(tmp_path / "main.tex")]
+    assert r"\toprule" in (tmp_path / "main.tex").read_text()
+    for options, words in (
+        (["metrics-test"], "go with --figures"), (["nothing", "--figures"], "choose among metrics-"),
+        (["--figures", "--check"], "one at a time"), (["--latex", "main.txt"], "ends in .tex"),
+    ):  # fmt: skip
+        assert words in run(*options)
+    assert [path.name for path in (home / "figures" / "mini").iterdir()] == ["metrics-test.svg"]
