@@ -59,14 +59,19 @@ class AudioError(ValueError):
     """A recording that cannot be used, or sound that cannot be written, with the reason."""
 
 
+def pcm_bytes(wav: np.ndarray) -> bytes:
+    """Float samples (L,) as 16-bit little-endian integers; what lies outside [-1, 1] is clipped."""
+    return np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes()
+
+
 def wav_bytes(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Float samples (L,) as a 16-bit mono WAV file; what lies outside [-1, 1] is clipped."""
+    """Float samples (L,) as a 16-bit mono WAV file; see `pcm_bytes`."""
     encoded = io.BytesIO()
     with wave.open(encoded, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(sample_rate)
-        out.writeframes(np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes())
+        out.writeframes(pcm_bytes(wav))
     return encoded.getvalue()
 
 

@@ -60,8 +60,8 @@ def export(
     else:
         from ms_core.export.onnx import export as run
 
-        made = read_provenance(checkpoint_folder(model))
-        folder = run(MobileSpeech.from_pretrained(model), out, int8, made)
+        provenance = read_provenance(checkpoint_folder(model))
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, provenance)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 

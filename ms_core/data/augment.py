@@ -66,6 +66,6 @@ def virtual_voices(
         part = source - low
         moved = (old[:, low] * (1 - part) + old[:, low + 1] * part for old in (envelope, noise))
         moved_envelope, moved_noise = (np.ascontiguousarray(new) for new in moved)
-        made = pyworld.synthesize(f0 * pitch, np.exp(moved_envelope), moved_noise, rate)[: len(wave)]
-        voice[: len(made)] = made * min(1.0, 0.99 / max(np.abs(made).max(), 1e-9))
+        wave_of_voice = pyworld.synthesize(f0 * pitch, np.exp(moved_envelope), moved_noise, rate)[: len(wave)]
+        voice[: len(wave_of_voice)] = wave_of_voice * min(1.0, 0.99 / max(np.abs(wave_of_voice).max(), 1e-9))
     return voices

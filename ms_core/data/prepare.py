@@ -92,9 +92,9 @@ def _digest(cuts: Iterable[MonoCut], alignments: Mapping[str, Aligned]) -> str:
     """Of what decides the prepared cuts, besides the codec; 12 hex digits."""
     digest = hashlib.sha256()
     for cut in cuts:
-        supervision, found = cut.supervisions[0], alignments.get(cut.id)
+        supervision, alignment = cut.supervisions[0], alignments.get(cut.id)
         facts = [cut.id, cut.start, cut.duration, supervision.speaker, supervision.text]
-        facts += [found.phones, found.ends] if found else []
+        facts += [alignment.phones, alignment.ends] if alignment else []
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:12]
 
@@ -120,11 +120,9 @@ def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: in
         part = () if c.duration >= c.recording.duration else (c.start, c.duration)  # of a recording of a whole chapter
         items.append((c.id, Path(c.recording.sources[0].source), c.supervisions[0].text, *part))
     align_corpus(items, out, workers)
-    wanted = {c.id for c in cuts}
+    ids = {c.id for c in cuts}
     rows = (json.loads(line) for line in out.read_text().splitlines())
-    return {
-        r["id"]: Aligned(r["phones"], r["starts"], r["ends"]) for r in rows if r["id"] in wanted and "error" not in r
-    }
+    return {r["id"]: Aligned(r["phones"], r["starts"], r["ends"]) for r in rows if r["id"] in ids and "error" not in r}
 
 
 def tokens(cut: MonoCut) -> Tokens:

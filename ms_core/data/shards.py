@@ -51,8 +51,8 @@ class Shards:
         for file in infos:
             info = json.loads(file.read_text())
             if info.get("format") != FORMAT or info.get("token_digest") != codec.token_digest:
-                found = f"{info.get('format')}, tokens {info.get('token_digest')}"
-                raise DataError(f"{file} says {found}; this codec needs {FORMAT}, tokens {codec.token_digest}")
+                stated = f"{info.get('format')}, tokens {info.get('token_digest')}"
+                raise DataError(f"{file} says {stated}; this codec needs {FORMAT}, tokens {codec.token_digest}")
             lists = [sorted(file.parent.glob(f"{field}.*")) for field in ("cuts", "codes")]
             if {len(paths) for paths in lists} != {info["shards"]}:
                 raise DataError(f"{file} says {info['shards']} shards, beside it lie {len(lists[0])}: copy all of them")
@@ -91,8 +91,8 @@ def write_shards(cuts: Iterable[MonoCut], folder: Path, codec: Codec, shard_size
         shutil.rmtree(temporary)
         raise DataError(f"{folder}: there is no utterance to write")
     facts = {"utterances": utterances, "hours": seconds / 3600, "shards": -(-utterances // shard_size)}
-    made = {"format": FORMAT, "token_digest": codec.token_digest, "frame_rate": codec.config.frame_rate}
-    write_json(temporary / INFO, {**made, **facts})
+    origin = {"format": FORMAT, "token_digest": codec.token_digest, "frame_rate": codec.config.frame_rate}
+    write_json(temporary / INFO, {**origin, **facts})
     temporary.rename(folder)
     return Shards.open(folder, codec)
 

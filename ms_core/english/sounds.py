@@ -49,13 +49,14 @@ def pronunciations(word: str) -> tuple[Phones, ...]:
         return (tuple(EXTRA_WORDS[word].split()),)
     stem, suffix = (word[:-2], "'s") if word.endswith("'s") else (word[:-1], "'") if word.endswith("s'") else ("", "")
     if stem:
-        return tuple(p + (_plural(p[-1]) if suffix == "'s" else ()) for p in pronunciations(stem))
+        return tuple(p + (plural(p[-1]) if suffix == "'s" else ()) for p in pronunciations(stem))
     if said := dictionary().get(word.strip("'")):
         return said
     return (_guess(word),)
 
 
-def _plural(last: str) -> Phones:
+def plural(last: str) -> Phones:
+    """The phones of 's after a word that ends in a phone."""
     if last in {"S", "Z", "SH", "ZH", "CH", "JH"}:
         return ("IH0", "Z")
     return ("S",) if last in {"P", "T", "K", "F", "TH"} else ("Z",)

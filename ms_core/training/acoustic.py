@@ -54,8 +54,8 @@ class AcousticTask:
         values = {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
         if self.start is not None:
             values["started_from"] = sha256(self.start / "weights.safetensors")
-            made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
-            values["hours_before"] = total_training_hours(made)
+            earlier_provenance = json.loads((self.start / "config.json").read_text()).get("provenance", {})
+            values["hours_before"] = total_training_hours(earlier_provenance)
         return values
 
     def dev_batches(self) -> list[Batch]:
@@ -144,9 +144,9 @@ class PackTask(AcousticTask):
         part_bytes: int | None = None,
     ):
         for key in ("n_q", "bins", "sample_rate", "hop"):
-            found, wanted = getattr(pack.codec.config, key), getattr(preset.codec, key)
-            if found != wanted:
-                raise ConfigError(f"the pack's codec has {key} {found}, preset {preset.name} wants {wanted}")
+            packed, expected = getattr(pack.codec.config, key), getattr(preset.codec, key)
+            if packed != expected:
+                raise ConfigError(f"the pack's codec has {key} {packed}, preset {preset.name} wants {expected}")
         super().__init__(preset, pack.codec, start)
         self.pack, self.device, self.part_bytes = pack, torch.device(device), part_bytes
         self.hours = float(pack.about["speech_hours"])

@@ -68,17 +68,17 @@ def _virtual(cuts: Iterable[MonoCut], codec: MiniCodec, voices: int, workers: in
         kept = Path(cut.codes.array.storage_path)  # its name tells speech, alignments and codec
         return kept.with_name(f"{kept.name}-virtual") / str(copy) / f"{cut.id}.npy"
 
-    wanted = range(1, voices + 1)
-    todo = [(cut, missing) for cut in cuts if (missing := [k for k in wanted if not file(cut, k).is_file()])]
+    numbers = range(1, voices + 1)
+    todo = [(cut, missing) for cut in cuts if (missing := [k for k in numbers if not file(cut, k).is_file()])]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waves = prefetch(pool, partial(_say, codec.config.sample_rate), todo, 4 * workers)
-        for (cut, copies), said in tqdm(zip(todo, waves, strict=True), total=len(todo), desc="voices", disable=None):
-            for copy, codes in zip(copies, codec.encode(torch.from_numpy(said)[:, None]).numpy(), strict=True):
+        for (cut, copies), voiced in tqdm(zip(todo, waves, strict=True), total=len(todo), desc="voices", disable=None):
+            for copy, codes in zip(copies, codec.encode(torch.from_numpy(voiced)[:, None]).numpy(), strict=True):
                 with replacing(file(cut, copy)) as temporary:
                     np.save(temporary, codes.astype(np.int16))
     for cut in cuts:
         speaker, phones, durations, _ = item(cut)
-        for copy in wanted:
+        for copy in numbers:
             yield f"{speaker}#{copy}", phones, durations, np.load(file(cut, copy))
 
 

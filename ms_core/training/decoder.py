@@ -69,9 +69,9 @@ class Discriminators(nn.Module):
         """Scores by resolution, and the features of all layers of all of them."""
         scores, features = [], []
         for index, discriminator in zip(self.JUDGED, self.each, strict=True):
-            score, found = discriminator(spectra[index])
+            score, inner = discriminator(spectra[index])
             scores.append(score)
-            features += found
+            features += inner
         return scores, features
 
 
@@ -160,22 +160,22 @@ class DecoderTask:
         n_q = self.codec.config.n_q
         draw = torch.rand(3, len(wave), device=device)
         layers = torch.where(draw[0] < self.FEWER_LAYERS, 1 + (draw[1] * n_q).long().clamp_max(n_q - 1), n_q)
-        given = f0 * (draw[2] < self.TRUE_F0)[:, None]
+        known_f0 = f0 * (draw[2] < self.TRUE_F0)[:, None]
         latent = self._latent(wave, layers)
         if name == "discriminator":
             with torch.no_grad():
-                decoded = decoder(latent, given, None)[0]
+                decoded = decoder(latent, known_f0, None)[0]
             real, fake = discriminator(_spectra(wave))[0], discriminator(_spectra(decoded))[0]
             loss = sum((r - 1).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)).float()
             return loss, {"discriminator": loss.item() / len(real)}
-        decoded, log_f0 = decoder(latent, given, None)
-        made, true = _spectra(decoded), _spectra(wave)
-        error = sum((a - b).abs().mean() for a, b in zip(made, true, strict=True)) / len(true)
+        decoded, log_f0 = decoder(latent, known_f0, None)
+        fake_spectra, true = _spectra(decoded), _spectra(wave)
+        error = sum((a - b).abs().mean() for a, b in zip(fake_spectra, true, strict=True)) / len(true)
         pitch = pitch_error(log_f0, f0)
         loss = error + self.PITCH * pitch
         logs = {"log_magnitude": error.item(), "pitch": pitch.item()}
         if step >= self.join:
-            scores, fake = discriminator(made)
+            scores, fake = discriminator(fake_spectra)
             with torch.no_grad():
                 real = discriminator(true)[1]
             adversarial = sum((s - 1).square().mean() for s in scores)

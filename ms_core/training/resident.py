@@ -113,10 +113,10 @@ class TokenBatches:
 
     def batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """(epoch, batch) from batch index `first` on."""
-        heard, index = first * self.config.batch_seconds, first
+        seconds_drawn, index = first * self.config.batch_seconds, first
         while True:
-            yield int(heard / self.seconds), self.batch(index)
-            heard, index = heard + self.config.batch_seconds, index + 1
+            yield int(seconds_drawn / self.seconds), self.batch(index)
+            seconds_drawn, index = seconds_drawn + self.config.batch_seconds, index + 1
 
     def batch(self, index: int) -> Batch:
         """Batch `index`."""
@@ -153,7 +153,7 @@ class TokenBatches:
         other = (uniform() * (count - 1)).long().clamp_max(count - 2).clamp_min(0)
         own = chosen - self.speaker_first[chosen]
         other = self.speaker_first[chosen] + (other + (others & (other >= own)).long())
-        wanted = torch.full((size,), shape.prompt, device=self.device)
+        prompt_frames = torch.full((size,), shape.prompt, device=self.device)
         # targets: windows, or short phrases
         target = self._window(low, high, shape.target, shape.phones[0], uniform())
         runs = self.run_count[chosen]
@@ -163,16 +163,16 @@ class TokenBatches:
         short &= inside
         own_prompt = ~short & (uniform() < config.own_prompt)
         split = ~short & ~own_prompt & (~others | (uniform() >= config.other_utterance))
-        part, rest = self._split(low, high, wanted, uniform() < 0.5, uniform())
+        part, rest = self._split(low, high, prompt_frames, uniform() < 0.5, uniform())
         rest = self._window(*rest, shape.target, shape.phones[0], uniform())
         target = [torch.where(short, r, torch.where(split, b, t)) for r, b, t in zip(run.T, rest, target, strict=True)]
         source = [
             torch.where(own_prompt, t, torch.where(split, a, o))
             for t, a, o in zip(target, part, (self.first[other], self.last[other]), strict=True)
         ]
-        longest = wanted
+        longest = prompt_frames
         if config.prompt_lengths:  # half of the shape's length to all of it
-            longest = (wanted * (0.5 + 0.5 * uniform())).long()
+            longest = (prompt_frames * (0.5 + 0.5 * uniform())).long()
         half = (self._frames(*target) // 2).clamp_min(1)  # of a target that holds the prompt, at most
         longest = torch.where(own_prompt, torch.minimum(longest, half), longest)
         prompt = self._window(*source, longest, shape.phones[1], uniform())
@@ -196,10 +196,10 @@ class TokenBatches:
         last = torch.maximum(torch.minimum(last, high), first + 1)
         return torch.where(fits, low, first), torch.where(fits, high, last)
 
-    def _split(self, low: Tensor, high: Tensor, wanted: Tensor, at_start: Tensor, u: Tensor):
+    def _split(self, low: Tensor, high: Tensor, frames: Tensor, at_start: Tensor, u: Tensor):
         """((first, last) of a prompt, (first, last) of the rest), cut at a word boundary, which both keep."""
         whole = self._frames(low, high)
-        length = torch.minimum(wanted, (whole * (0.25 + 0.25 * u)).long())
+        length = torch.minimum(frames, (whole * (0.25 + 0.25 * u)).long())
         left = torch.searchsorted(self.ends, self.starts[low] + length)
         right = torch.searchsorted(self.ends, self.ends[high] - length)
         middle = torch.where(at_start, left, right)

@@ -169,9 +169,9 @@ def _load_codec_for(preset: Preset) -> Codec:
     folder = codec_folder(preset)
     codec = load_codec(folder)
     for key in ("n_q", "bins", "sample_rate", "hop"):
-        found, wanted = getattr(codec.config, key), getattr(preset.codec, key)
-        if found != wanted:
-            raise CheckpointError(f"{folder}: {key} is {found}, preset {preset.name} wants {wanted}: train its codec")
+        value, expected = getattr(codec.config, key), getattr(preset.codec, key)
+        if value != expected:
+            raise CheckpointError(f"{folder}: {key} is {value}, preset {preset.name} wants {expected}: train its codec")
     return codec
 
 

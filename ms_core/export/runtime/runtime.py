@@ -11,8 +11,8 @@ from ms_core.decoding import Pass, length_regulate
 from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
 from ms_core.synthesizer import Synthesizer
-from ms_core.text import PHONES, phone_ids
-from ms_core.tokens import Voice
+from ms_core.text import LANGUAGES, phone_ids, phone_table
+from ms_core.tokens import Voice, VoiceError
 
 VoiceStates = dict[str, np.ndarray]
 """By name, the outputs of the prompt's graph and its words: all that the other graphs need of a voice."""
@@ -45,10 +45,14 @@ class MobileRuntime(Synthesizer):
                 f"{folder} is an export to {self.manifest.runtime}, {type(self).__name__} runs {self.kind}: "
                 f"`ms-core export --to {self.kind}` writes that"
             )
-        if self.manifest.phones != PHONES:
+        self.language = self.manifest.language
+        if self.language not in LANGUAGES:
+            raise MobileError(f"{folder} speaks {self.language!r}; this version reads {', '.join(LANGUAGES)}")
+        if self.manifest.phones != phone_table(self.language):
             raise MobileError(f"{folder}: its phone table is not this version's: export the model again")
         codec = self.manifest.codec
         self.sample_rate, self.n_q, self.bins = codec.sample_rate, codec.n_q, codec.bins
+        self.frame_rate = codec.sample_rate / codec.hop
         self.decoding, self.token_digest = self.manifest.decoding, self.manifest.token_digest
         self.chunk_phones = self.manifest.chunk_phones
         try:
@@ -81,6 +85,8 @@ class MobileRuntime(Synthesizer):
         return _run(self._sessions[name], inputs)
 
     def _encode_voice(self, voice: Voice) -> VoiceStates:
+        if voice.adapter:
+            raise VoiceError("this voice was adapted, which changes weights: it speaks through PyTorch alone")
         ids, frames = np.array(phone_ids(voice.phones)), np.array(voice.durations)
         session = self._load("prompt")  # released again: half a voice's memory would stay idle
         states = _run_named(
