@@ -5,6 +5,7 @@ that is finished is not trained again, one that was cut off goes on, so that the
 With each export lies `dev.json`, its cross-entropy on dev speech by utterance. All our choice.
 """
 
+import gc
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ def train_variants(
                 (home / STATE).unlink(missing_ok=True)
             train(task, home, minutes, resume=(home / RUN).is_file(), by_clock=minutes is not None)
         (home / STATE).unlink(missing_ok=True)  # 16 bytes a parameter
+        gc.collect()  # CUDA graphs, whose memory the next variant wants
         echo(f"{name}: {'at hand' if done else 'trained'}, {exports[name]}")
     return exports
 
