@@ -31,7 +31,7 @@ from ms_core.tokens import Tokens, Voice, VoiceError
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
-PROMPT_SECONDS = 3.0  # the paper's prompt length
+PROMPT_SECONDS = 10.0  # of a recording, at most: SIM rises with each second up to 8 (results/mini/robustness.md)
 BATCH_FRAMES = 16_384  # of the grids that `synthesize_batch` fills at once, padding included; memory grows with it
 
 
@@ -85,7 +85,7 @@ class MobileSpeech(Synthesizer):
         Args:
             prompt: an audio file, samples at `sample_rate`, or (samples, their rate); 1 to 30 s of clear speech.
             text: what is said in it; where None, whisper-base hears it, and `meta["text"]` of the voice says what.
-            seconds: use the first words of about this length, as the model was trained on; None keeps all.
+            seconds: use the first words of about this length, 3 for the paper's protocol; None keeps all.
 
         Raises AudioError (unusable recording), TextError (unreadable text), AlignmentError (they do not match), or
         EvaluatorError (no text, and no recogniser either).

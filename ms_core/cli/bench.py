@@ -83,6 +83,7 @@ def bench(
     from ms_core.data.corpora import read_cuts
     from ms_core.evaluation.bench import bench as run
     from ms_core.evaluation.bench import bench_records, footprint_records, training_records
+    from ms_core.evaluation.eval_set import PROMPT_SECONDS
     from ms_core.evaluation.records import Provenance, write_records
     from ms_core.synthesis import MobileSpeech
 
@@ -100,7 +101,7 @@ def bench(
         cells = sweeps.plan(swept[0] or sweeps.SECONDS, swept[1] or sweeps.PASSES, seconds, tts.decoding.steps)
         timed = sweeps.sweep(tts, prompt, prompt_text, cells, repeats, seed)
         records = sweeps.sweep_records(tts, timed, provenance, system)
-        records += sweeps.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
+        records += sweeps.agreement_records(tts, tts.voice(prompt, prompt_text, PROMPT_SECONDS), provenance, system)
     else:
         result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
         records = bench_records(result, provenance, system, seconds)

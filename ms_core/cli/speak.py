@@ -48,7 +48,7 @@ def synth(
     model: Model = "mini",
     seed: Seed = 0,
     steps: Steps = None,
-    prompt_seconds: PromptSeconds = 3.0,
+    prompt_seconds: PromptSeconds = 10.0,
     device: Device = "cpu",
     speed: Annotated[float, typer.Option(help="Tempo, 0.5 to 2; the pitch stays.")] = 1.0,
     variety: Annotated[float, typer.Option(help="0 to 1: how much seeds differ; 0 always says it the same.")] = 0.0,
@@ -111,7 +111,7 @@ def voice(
     prompt_text: PromptText = None,
     out: Annotated[Path | None, typer.Option(help="Voice file (.safetensors) to write.")] = None,
     model: Model = "mini",
-    prompt_seconds: PromptSeconds = 3.0,
+    prompt_seconds: PromptSeconds = 10.0,
     adapt: Annotated[
         int,
         typer.Option(min=0, max=400, help="Gradient steps on the prompt: 40, with --prompt-seconds 10."),

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from ms_core.checkpoint import total_training_hours
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
 from ms_core.export.runtime.memory import peak_rss_mb
 
@@ -82,14 +83,14 @@ def bench(
         raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
     with torch_threads(threads):
         reset = reset_peak_rss()
-        voice = tts.voice(prompt, text=prompt_text)
+        voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
         text = text_of_length(tts, voice, seconds, seed)
         tts.synthesize(text, voice, seed=seed)  # warm-up at this length
         runs: dict[str, list[float]] = {"voice": [], "total": []}
         passes, audio_seconds = None, 0.0
         for _ in range(repeats):
             start = time.perf_counter()
-            voice = tts.voice(prompt, text=prompt_text)
+            voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
             enrolled = time.perf_counter()
             timings: dict[str, float] = {}
             wav = tts.synthesize(text, voice, seed=seed, timings=timings)
@@ -130,7 +131,6 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
     """
     from ms_core.export.graphs import graphs
-    from ms_core.synthesis import PROMPT_SECONDS
 
     if seconds <= 0:
         raise ValueError(f"seconds {seconds}: give a positive length")

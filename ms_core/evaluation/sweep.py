@@ -19,6 +19,7 @@ import torch
 
 from ms_core.config import DecodingConfig, parse
 from ms_core.evaluation.bench import bench_records, passage, peak_rss_mb, reset_peak_rss, text_of_length, torch_threads
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.synthesis import MobileSpeech
 from ms_core.text import phonemise
@@ -97,7 +98,7 @@ def sweep(
     cells = sorted(set(cells), key=_turn)
     if not cells or repeats < 1:
         raise SweepError(f"{len(cells)} conditions, {repeats} repeats: give at least one of each")
-    voice = tts.voice(prompt, text=prompt_text)
+    voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
     texts = {seconds: text_of_length(tts, voice, seconds, seed) for seconds in {cell.seconds for cell in cells}}
     results = {cell: {"total": [], "voice": [], "peak_rss_mb": [], "passes": None} for cell in cells}
     for _ in range(repeats):
@@ -106,7 +107,7 @@ def sweep(
             with torch_threads(cell.threads), in_precision(cell.precision):
                 if (key := (cell.threads, cell.precision)) not in enrolled:
                     start = time.perf_counter()
-                    tts.voice(prompt, text=prompt_text)
+                    tts.voice(prompt, prompt_text, PROMPT_SECONDS)
                     enrolled[key] = time.perf_counter() - start
                 steps = _steps(tts, cell)
                 _give_back_memory()

@@ -74,7 +74,7 @@ class Stub:
     def __init__(self):
         self.calls = []
 
-    def voice(self, prompt, text):
+    def voice(self, prompt, text, seconds=None):
         return Enrolled()
 
     def synthesize(self, text, voice, seed=0, steps=None, timings=None):

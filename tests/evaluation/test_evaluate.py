@@ -42,7 +42,7 @@ class FakeTTS:
     def __init__(self):
         self.codec, self.spoken, self.prompts = FakeCodec(), [], []
 
-    def voice(self, wav, text):
+    def voice(self, wav, text, seconds=None):
         self.prompts.append((len(wav), text))
         return text
 
