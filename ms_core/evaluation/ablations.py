@@ -158,4 +158,5 @@ def verdict(difference: Interval, more_is_better: bool, seeds: Sequence[float] =
         return "no difference seen"
     if seeds and abs(difference.value) <= max(map(abs, seeds)):
         return "no more than another seed"
-    return "better" if (difference.value > 0) == more_is_better else "worse"
+    word = "better" if (difference.value > 0) == more_is_better else "worse"
+    return word if seeds else f"{word}, in one training each"

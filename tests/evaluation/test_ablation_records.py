@@ -64,9 +64,9 @@ def test_measurements_come_back(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("difference", "more", "seeds", "said"),
     [
-        ((0.1, 0.05, 0.2), False, (), "worse"),
+        ((0.1, 0.05, 0.2), False, (), "worse, in one training each"),
         ((0.1, 0.05, 0.2), True, (0.05,), "better"),
-        ((-0.1, -0.2, -0.05), False, (), "better"),
+        ((-0.1, -0.2, -0.05), False, (0.01,), "better"),
         ((0.1, -0.05, 0.2), True, (), "no difference seen"),
         ((0.1, 0.05, 0.2), True, (0.02, -0.15), "no more than another seed"),
         ((0.1, None, None), True, (), "one utterance: nothing"),
