@@ -48,7 +48,7 @@ def test_counts_of_known_graphs(tts, monkeypatch) -> None:
 
 def test_counts_of_the_model(tts) -> None:
     found = multiply_adds(tts, 2.0)
-    assert found.keys() == {"text", "prompt", "condition", "smd", "codec"} and min(found.values()) > 0
+    assert found.keys() == {"text", "prompt", "duration", "condition", "smd", "codec"} and min(found.values()) > 0
     tts.decoding = DecodingConfig(steps=(10, 1, 1))
     assert multiply_adds(tts, 2.0)["smd"] == 2 * found["smd"]
     assert multiply_adds(tts, 4.0)["codec"] == pytest.approx(found["codec"], rel=0.01)
