@@ -126,7 +126,7 @@ def test_tokens_of_bf16_are_compared_with_those_of_fp32(tts, monkeypatch) -> Non
     voice = Voice(prompt.codes, names, tuple(map(int, prompt.durations)), tts.codec.token_digest)
 
     def shares() -> dict[str, float]:
-        found = study.agreement_records(tts, voice, Provenance.of("smoke"), "mobilespeech-tiny", words=(2, 3))
+        found = study.precision_records(tts, voice, Provenance.of("smoke"), "mobilespeech-tiny", words=(2, 3))
         assert {r.precision for r in found} == {"bf16"} and {r.n for r in found} == {2}
         return {(r.metric, r.layer): r.value for r in found}
 
