@@ -31,8 +31,6 @@ class VoiceStates:
     duration_mask: Bool[Tensor, "b q"]
 
 
-
-
 def duration_loss(
     log_durations: Float[Tensor, "b p"], durations: Int[Tensor, "b p"], phones: Int[Tensor, "b p"]
 ) -> Float[Tensor, ""]:

@@ -172,9 +172,7 @@ class Synthesizer:
         if steps is None:
             return self.decoding.steps
         if len(steps) != self.n_q or min(steps) < 1:
-            raise SynthesisError(
-                f"steps {list(steps)}: give {self.n_q} positive pass counts, one for each codec layer"
-            )
+            raise SynthesisError(f"steps {list(steps)}: give {self.n_q} positive pass counts, one for each codec layer")
         return steps
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

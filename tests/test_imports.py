@@ -12,6 +12,7 @@ from importlinter.cli import lint_imports
 from typer.testing import CliRunner
 
 from ms_core import cli, paths
+from ms_core.cli import common
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [*PROJECT["dependencies"]] + [
@@ -41,7 +42,7 @@ def test_a_contract_that_is_broken_is_seen(tmp_path: Path) -> None:
      ("numpy", None), ("ms_core.nothing", None)],
 )  # fmt: skip
 def test_the_extra_of_a_module(module: str, extra: str | None) -> None:
-    assert cli.extra_of(module, REQUIREMENTS) == extra
+    assert common.extra_of(module, REQUIREMENTS) == extra
 
 
 def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, monkeypatch) -> None:
@@ -52,7 +53,7 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, monkeypatch
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *rest, **more)
 
-    monkeypatch.setattr(cli, "requires", lambda name: REQUIREMENTS)
+    monkeypatch.setattr(common, "requires", lambda name: REQUIREMENTS)
     for module in [m for m in sys.modules if m.startswith("ms_core.data")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", without)

@@ -31,7 +31,6 @@ PRECISIONS = ("fp32", "bf16")
 AGREEMENT_WORDS = (8, 16, 24)  # lengths of the texts on which the tokens of bf16 are compared with those of fp32
 
 
-
 class SweepError(ValueError):
     """A sweep that cannot be made; the message says what was given and what is allowed."""
 

@@ -1,6 +1,5 @@
 """Time to first audio, by a synthesiser that takes no time."""
 
-
 import numpy as np
 import pytest
 

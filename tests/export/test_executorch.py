@@ -99,9 +99,7 @@ def test_records_of_programs(measured) -> None:
     assert all(0 <= r.value <= 1 and r.n == 2 for r in tokens)
     assert values["fp32", "f0_difference"].value < 1e-3 < values["int8", "f0_difference"].value
     for name in ("fp32", "int8"):
-        parts = [
-            values[name, f"size_mb_{g}"].value for g in ("text", "prompt", "condition", "smd", "codec")
-        ]
+        parts = [values[name, f"size_mb_{g}"].value for g in ("text", "prompt", "condition", "smd", "codec")]
         assert 0 < sum(parts) < values[name, "size_mb"].value
         assert values[name, "export_seconds"].value > 0
     assert values["int8", "size_mb_smd"].value < values["fp32", "size_mb_smd"].value

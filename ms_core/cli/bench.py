@@ -1,0 +1,172 @@
+"""`bench` and `cost`: how fast it speaks and trains, and what training takes."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ms_core.cli.common import (
+    Changes,
+    Device,
+    Model,
+    PresetName,
+    Processes,
+    Prompt,
+    PromptText,
+    Seed,
+    UsageError,
+    check_device,
+    check_out,
+    command,
+    load_config,
+    parse_numbers,
+)
+
+
+@command("bench")
+def bench(
+    model: Model = "mini",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech, about.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also time networks of other systems' shapes, in turns with ours.")
+    ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="All lengths on 1 and 2 threads in fp32 and bf16, and passes.")
+    ] = False,
+    lengths: Annotated[str | None, typer.Option(metavar="L,...", help="Of a sweep, s. Default: 2,5,10,20,30.")] = None,
+    passes: Annotated[
+        str | None, typer.Option(metavar="S,...", help="Of a sweep, in layer 1. Default: 1,2,4,8,16,32.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Instead: seconds of speech a second in the training of --preset.")
+    ] = False,
+    preset: PresetName = "mini",
+    pack: Annotated[list[Path] | None, typer.Option(help="Of --training: its speech. Default: random tokens.")] = None,
+    processes: Processes = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Of --training: steps that are timed.")] = 20,
+    changes: Changes = None,
+    prompt: Prompt = None,
+    prompt_text: PromptText = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
+
+    A sweep times its passes, and the peers, at the length of --seconds; passes on one thread. --training times the
+    parts of a training step.
+    """
+    if training:
+        if sweep or peers:
+            raise UsageError("--training goes with neither --sweep nor --peers")
+        _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out)
+        return
+    if pack or processes > 1 or changes:
+        raise UsageError("--pack, --processes and --set are of --training: give it too")
+    if not sweep and (lengths or passes):
+        raise UsageError("--lengths and --passes are of --sweep: give it too, or use --seconds")
+    if sweep and threads != 1:
+        raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
+    if (sweep or peers) and device != "cpu":
+        raise UsageError(f"--device {device}: --sweep and --peers compare speeds on cpu, leave it out")
+    swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
+    if (prompt is None) != (prompt_text is None):
+        raise UsageError("--prompt and --prompt-text go together: give both or neither")
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
+    from ms_core.config import load_preset
+    from ms_core.data.corpora import read_cuts
+    from ms_core.evaluation.bench import bench as run
+    from ms_core.evaluation.bench import bench_records, footprint_records, training_records
+    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.synthesis import MobileSpeech
+
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
+    made = read_provenance(folder)
+    if prompt is None:
+        smoke = load_preset("smoke").data
+        cut = next(iter(read_cuts(smoke, smoke.test)))
+        prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads, device)
+    system = f"mobilespeech-{made['name']}"
+    if sweep:
+        from ms_core.evaluation import sweep as study
+
+        cells = study.plan(swept[0] or study.SECONDS, swept[1] or study.PASSES, seconds, tts.decoding.steps)
+        found = study.sweep(tts, prompt, prompt_text, cells, repeats, seed)
+        records = study.sweep_records(tts, found, provenance, system)
+        records += study.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
+    else:
+        result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+        records = bench_records(result, provenance, system, seconds)
+    records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
+    records += training_records(made, provenance, system)
+    if peers:
+        from ms_core.evaluation.peers import compare, comparison_records
+
+        found = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+        records += comparison_records(found, provenance, system, seconds)
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        peer = f"{record.name}\t" * (record.name != system)
+        peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
+        typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
+    config = load_config(preset, changes)
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.training.launch import is_first, relaunched
+
+    if relaunched(processes):
+        return
+    from ms_core.evaluation.bench import torch_threads
+    from ms_core.evaluation.bench_training import speed_records
+    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.training.speed import measure_preset
+
+    with torch_threads(threads):
+        found, speech = measure_preset(config, pack or [], steps, seed)
+    if not is_first():
+        return
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    provenance = Provenance.of(config.name, None, seed, config.digest(), threads, device)
+    records = speed_records(found, provenance, processes, speech)
+    if out is not None:
+        write_records(out, records)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    for record in records:
+        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
+
+
+@command("cost")
+def cost(
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech of one training step.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
+) -> None:
+    """Count the operations of training of presets paper and mini, and work out what large corpora would cost."""
+    if out is not None:
+        check_out(out, ".json")
+    from ms_core.evaluation.costs import cost_records, cost_table
+    from ms_core.evaluation.records import write_records
+
+    records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
+    if out is not None:
+        write_records(out, records)
+    for record in records:
+        typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}\t{record.unit}")
+    typer.echo("\n" + cost_table(records), nl=False)

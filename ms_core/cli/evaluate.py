@@ -1,0 +1,123 @@
+"""`evaluate`: what the judges say of what a model speaks."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ms_core import paths
+from ms_core.cli.common import Device, Model, Seed, Steps, UsageError, check_device, command, parse_steps
+
+
+class Conditions(StrEnum):
+    """Under which conditions `evaluate` lets a model speak; most are experiments of `conditions.py`."""
+
+    plain = "plain"
+    hard_texts = "hard-texts"
+    noisy_prompts = "noisy-prompts"
+    prompt_lengths = "prompt-lengths"
+    exports = "exports"
+    authors_clips = "authors-clips"
+
+
+@command("evaluate")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the records and the scores of each utterance.")],
+    model: Model = "mini",
+    split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
+    conditions: Annotated[
+        Conditions, typer.Option(help="Also: hard texts, noisy prompts, prompts of 1 to 8 s, exports, authors' clips.")
+    ] = Conditions.plain,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
+    ] = None,
+    voices: Annotated[int | None, typer.Option(min=1, help="Speakers of hard texts. Default: 3.")] = None,
+    exported: Annotated[
+        list[Path] | None, typer.Option(help="With --conditions exports: a folder that `export` wrote.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="M,...", help="Default: all, or wer,cer,sim_campp,distillmos.")
+    ] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also score the recordings and the codec.")
+    ] = True,
+    keep_audio: Annotated[bool, typer.Option("--keep-audio", help="Keep what was spoken as WAV.")] = False,
+    milestone: Annotated[
+        str | None, typer.Option(metavar="NOTE", help="Add a row that says NOTE to results/<preset>/runs.json.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
+    passes = parse_steps(steps)
+    plain = conditions is Conditions.plain
+    if voices is not None and conditions is not Conditions.hard_texts:
+        raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
+    if bool(exported) is not (conditions is Conditions.exports):
+        raise UsageError("--exported and --conditions exports go together: give both or neither")
+    if not (baselines or plain):
+        raise UsageError("--no-baselines is of plain evaluations: conditions have no baselines")
+    if conditions is Conditions.authors_clips:
+        _authors_clips(out, metrics, limit)
+        return
+    if milestone is not None and (not plain or passes):
+        raise UsageError("--milestone is of plain evaluations with the model's own passes")
+    from ms_core.evaluation.scoring import ALIGNED, SPOKEN
+
+    possible = (*SPOKEN, *ALIGNED) if plain else SPOKEN
+    chosen = metrics.split(",") if metrics else None
+    if unknown := [name for name in chosen or () if name not in possible]:
+        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
+    import torch
+
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
+    from ms_core.config import DataConfig, DecodingConfig, parse
+    from ms_core.evaluation import run_history
+    from ms_core.evaluation.conditions import EXPERIMENTS, METRICS, evaluate_experiment
+    from ms_core.evaluation.eval_set import EvalSet
+    from ms_core.evaluation.evaluate import evaluate as run
+    from ms_core.evaluation.records import MILESTONES, Provenance
+    from ms_core.synthesis import MobileSpeech
+
+    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
+    made = read_provenance(folder)
+    system = f"mobilespeech-{made['name']}"
+    if passes:
+        if len(passes) != tts.codec.config.n_q:
+            raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
+        tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
+    source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
+    made_by = {"threads": torch.get_num_threads(), "device": device, "steps": passes[0] if passes else None}
+    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), **made_by)
+    if plain:
+        trials = EvalSet.of_split(source, split, limit=limit)
+        records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
+        if milestone is not None:
+            run_history.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
+    else:
+        options = {} if voices is None else {"voices": voices}
+        options |= {"folders": exported} if exported else {}
+        study = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
+        records = evaluate_experiment(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
+    for record in records:
+        if record.pair_with is None:
+            name = record.name if plain else f"{record.place}\t{record.name}"
+            typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
+
+
+def _authors_clips(out: Path, metrics: str | None, limit: int | None) -> None:
+    """Score the clips that the authors published (the rows `authors/...` of the tables); no model speaks."""
+    from ms_core.evaluation.evaluate import demo_evaluate
+    from ms_core.evaluation.records import Provenance
+    from ms_core.evaluation.scoring import SPOKEN
+
+    chosen = metrics.split(",") if metrics else SPOKEN
+    if unknown := [name for name in chosen if name not in SPOKEN]:
+        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(SPOKEN)}")
+    items = range(1, limit + 1) if limit else None
+    file = out / "paper-demo.json"
+    for record in demo_evaluate(file, Provenance.of("mini"), chosen, items, file.with_suffix(".jsonl")):
+        if record.pair_with is None:
+            typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")

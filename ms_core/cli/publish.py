@@ -1,0 +1,107 @@
+"""`export`, `report` and `reproduce`: a model for a phone, tables and pages, and the whole chain."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ms_core import paths
+from ms_core.cli.common import Model, PresetName, UsageError, check_out, command, load_config
+
+
+class Runtime(StrEnum):
+    """What `export` exports to."""
+
+    onnx = "onnx"
+    executorch = "executorch"
+
+
+@command("export")
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[Runtime, typer.Option(help="The runtime that shall run it.")] = Runtime.onnx,
+    model: Model = "mini",
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
+) -> None:
+    """Export a model for a phone; `python -m ms_core.export.runtime` speaks with an ONNX export, without torch."""
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
+    from ms_core.synthesis import MobileSpeech
+
+    if to is Runtime.executorch:
+        from ms_core.export.executorch import export_executorch, need_executorch
+
+        need_executorch()
+        tts = MobileSpeech.from_pretrained(model)
+        folder = export_executorch(tts, out, read_provenance(checkpoint_folder(model)), int8=int8)
+    else:
+        from ms_core.export.onnx import export as run
+
+        made = read_provenance(checkpoint_folder(model))
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, made)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    typer.echo(f"{folder}: {size:.1f} MB")
+
+
+@command("report")
+def report(
+    preset: Annotated[str, typer.Option(help="Whose results.")] = "mini",
+    check: Annotated[bool, typer.Option("--check", help="Only check the tables that are there.")] = False,
+    sounds: Annotated[Path | None, typer.Option("--html", help="Write a page of sounds to this file instead.")] = None,
+    test: Annotated[
+        Path | None, typer.Option("--listening-test", help="Write a blind test to this file, and its key beside it.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="What `evaluate --keep-audio` wrote, for the pages.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the pages.")] = "test-clean-24spk",
+    limit: Annotated[int, typer.Option(min=1, help="Utterances of the pages.")] = 12,
+    authors_clips: Annotated[
+        bool, typer.Option("--authors-clips", help="Put the authors' clips in, of unclear licence (paper-demo).")
+    ] = False,
+) -> None:
+    """Write the tables of results/<preset> out of its records, or check them; or write pages to hear and rate."""
+    if sounds or test:
+        if audio is None or check:
+            raise UsageError("--html and --listening-test need --audio, and go without --check")
+        for option, path in (("--html", sounds), ("--listening-test", test)):
+            if path:
+                check_out(path, ".html", option)
+        if sounds and test and sounds.resolve() == test.resolve():
+            raise UsageError(f"--html and --listening-test are both {sounds}: give two names")
+        from ms_core.report import sounds as pages
+
+        study = pages.read_study(audio, split, limit, authors_clips)
+        written = [pages.write_sound_page(sounds, study)] if sounds else []
+        for path in written + (pages.write_listening_test(test, study) if test else []):
+            typer.echo(f"{path}: {len(study.utterances)} utterances, {path.stat().st_size / 1e6:.1f} MB")
+        return
+    if audio or authors_clips:
+        raise UsageError("--audio and --authors-clips are for --html or --listening-test: give one of them")
+    name = load_config(preset).name
+    from ms_core.report import tables
+
+    if check:
+        tables.check(name)
+        typer.echo(f"{paths.results(name)}: the tables say what the records say")
+        return
+    for path in tables.write_tables(name):
+        typer.echo(str(path))
+
+
+@command("reproduce")
+def reproduce(
+    preset: PresetName = "smoke",
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run it and all after it.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Of the notebooks.")] = None,
+) -> None:
+    """Run the notebooks in order; a stage that nothing changed for is skipped."""
+    from ms_core import pipeline
+    from ms_core.config import PRESET_NAMES
+
+    if preset not in PRESET_NAMES:
+        raise UsageError(f"--preset {preset!r}: the notebooks run one of {', '.join(PRESET_NAMES)}")
+    values = pipeline.parse_parameters(parameter or [])
+    ran = pipeline.reproduce(preset, values, first, only, dry_run, echo=lambda text: typer.echo(text, err=True))
+    if not dry_run:
+        typer.echo(f"{paths.run(preset) / 'notebooks'}: {len(ran)} stages ran")
