@@ -59,18 +59,24 @@ class AudioError(ValueError):
     """A recording that cannot be used, or sound that cannot be written, with the reason."""
 
 
-def wav_bytes(wav: np.ndarray, sample_rate: int) -> bytes:
-    """Float samples (L,) as a 16-bit mono WAV file; what lies outside [-1, 1] is clipped."""
+def wav_bytes(wav: np.ndarray, sample_rate: int, comment: str = "") -> bytes:
+    """Float samples (L,) as a 16-bit mono WAV file; what lies outside [-1, 1] is clipped. comment: its INFO, ICMT."""
     encoded = io.BytesIO()
     with wave.open(encoded, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(sample_rate)
         out.writeframes(np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes())
-    return encoded.getvalue()
+    if not comment:
+        return encoded.getvalue()
+    text = comment.encode() + b"\0"
+    text += b"\0" * (len(text) % 2)
+    info = b"INFOICMT" + len(text).to_bytes(4, "little") + text
+    body = encoded.getvalue()[8:] + b"LIST" + len(info).to_bytes(4, "little") + info
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
-def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int) -> Path:
+def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int, comment: str = "") -> Path:
     """Write `wav_bytes`; the file appears whole or not at all.
 
     Raises AudioError for samples that are no finite floats (L,), another suffix than .wav and a failed write.
@@ -83,7 +89,7 @@ def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int) -> Path:
     if not path.parent.is_dir():
         raise AudioError(f"cannot write {path}: No such file or directory")
     try:
-        write_atomic(path, lambda temporary: temporary.write_bytes(wav_bytes(wav, sample_rate)))
+        write_atomic(path, lambda temporary: temporary.write_bytes(wav_bytes(wav, sample_rate, comment)))
     except OSError as error:
         raise AudioError(f"cannot write {path}: {error.strerror or error}") from error
     return path

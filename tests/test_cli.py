@@ -80,7 +80,7 @@ def test_help_is_quick_and_names_every_command():
         "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
+    for name in ("synth", "voice", "detect", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
         assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
     assert shown.endswith("[]\n")
 
@@ -89,12 +89,13 @@ def test_help_is_quick_and_names_every_command():
     ("command", "options"),
     [
         ("synth", "--text --prompt --prompt-text --prompt-seconds --voice --out --model --seed --steps --device"),
+        ("synth", "--watermark auto|require|off"),
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
         ("train", "codec|model --preset --minutes --resume --out --pack --part-mb"),
         ("cost", "--seconds --out"),
-        ("export", "--model --to onnx|executorch --int8 --out"),
+        ("export", "--model --to onnx|executorch --int8 --watermark --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
         ("data", "--pack --voices --part-mb --join"),

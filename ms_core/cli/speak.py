@@ -1,6 +1,7 @@
-"""`synth` and `voice`: a text in a voice, and a voice out of a recording."""
+"""`synth`, `voice` and `detect`: a text in a voice, a voice out of a recording, and whether a sound is synthetic."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,14 @@ from ms_core.cli.common import (
 )
 
 
+class Watermark(StrEnum):
+    """When `synth` marks; `ms_core.detect.watermark.POLICIES`."""
+
+    auto = "auto"
+    require = "require"
+    off = "off"
+
+
 @command("synth")
 def synth(
     text: Annotated[str, typer.Option(help="What to say, in English.")],
@@ -33,9 +42,13 @@ def synth(
     seed: Seed = 0,
     steps: Steps = None,
     prompt_seconds: PromptSeconds = 3.0,
+    watermark: Annotated[
+        Watermark,
+        typer.Option(help="Mark the speech as synthetic: where the extra is installed, or else fail; or not."),
+    ] = Watermark.auto,
     device: Device = "cpu",
 ) -> None:
-    """Say a text with the voice of a recording."""
+    """Say a text with the voice of a recording. The WAV's comment says that it is synthetic, whatever --watermark."""
     from ms_core.text import phonemise
 
     if (voice is None) == (prompt is None) or (prompt is None) != (prompt_text is None):
@@ -46,8 +59,12 @@ def synth(
 
     import torch
 
+    from ms_core.detect.watermark import perth, sign
     from ms_core.files import write_wav
     from ms_core.synthesis import MobileSpeech
+
+    if watermark is Watermark.require:
+        perth()  # what cannot be marked fails before it is spoken
 
     tts = MobileSpeech.from_pretrained(model, check_device(device))
     kept = prompt_seconds or None
@@ -55,7 +72,9 @@ def synth(
     start = time.perf_counter()
     wav = tts.synthesize(text, speaker, seed=seed, steps=passes)
     spent = time.perf_counter() - start
-    write_wav(out, wav, tts.sample_rate)
+    wav, comment, told = sign(wav, tts.sample_rate, tts.checkpoint, watermark)
+    write_wav(out, wav, tts.sample_rate, comment)
+    typer.echo(told, err=True)
     seconds = len(wav) / tts.sample_rate
     typer.echo(f"{out}: {seconds:.2f} s of speech, RTF {spent / seconds:.3f} on {torch.get_num_threads()} threads")
 
@@ -77,3 +96,22 @@ def voice(
     made.save(out)
     seconds = made.codes.shape[1] / tts.codec.config.frame_rate
     typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
+
+
+@command("detect")
+def detect(files: Annotated[list[Path], typer.Argument(help="Recordings, at least half a second each.")]) -> None:
+    """Say of recordings how probably this package's models spoke them, and whether they bear a watermark."""
+    from ms_core.audio import read_audio
+    from ms_core.detect import detect as run
+    from ms_core.detect.watermark import PRESENT, WatermarkError, read
+
+    for file in files:
+        wav, rate = read_audio(file)
+        found = run(wav, rate)
+        verdict = "synthetic" if found.synthetic else "not found to be synthetic"
+        try:
+            marked = "watermark Perth" if read(wav, rate) >= PRESENT else "no watermark"
+        except WatermarkError as error:
+            marked = f"watermark not looked for ({error})"
+        alarms = f"threshold at {found.false_alarms:.0%} false alarms"
+        typer.echo(f"{file}: {found.probability:.3f}, {verdict} ({alarms}), {found.seconds:.2f} s looked at, {marked}")

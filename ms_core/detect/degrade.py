@@ -11,7 +11,8 @@ import numpy as np
 import soxr
 
 RATE = 16_000  # Hz
-CODERS = {"mp3": ("libmp3lame", "mp3"), "opus": ("libopus", "ogg"), "aac": ("aac", "mp4")}  # ffmpeg's names
+CODERS = {"mp3": ("libmp3lame", "mp3", 0), "opus": ("libopus", "ogg", 0), "aac": ("aac", "mp4", 1024)}
+"""ffmpeg's names of encoder and container, and the samples of silence that come first."""
 
 Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -20,7 +21,7 @@ def coded(wav: np.ndarray, coder: str, kbps: int) -> np.ndarray:
     """Through MP3, Opus or AAC at a bit rate and back, by ffmpeg's libraries (PyAV, extra `eval`)."""
     import av
 
-    encoder, container = CODERS[coder]
+    encoder, container, delay = CODERS[coder]
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
         stream = out.add_stream(encoder, rate=RATE)
@@ -31,10 +32,11 @@ def coded(wav: np.ndarray, coder: str, kbps: int) -> np.ndarray:
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as decoded:
+    with av.open(file) as source:
         to_float = av.AudioResampler("flt", "mono", RATE)
-        frames = [f for frame in [*decoded.decode(audio=0), None] for f in to_float.resample(frame)]
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames])
+        frames = [f for frame in [*source.decode(audio=0), None] for f in to_float.resample(frame)]
+    decoded = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    return decoded[delay : delay + len(wav)]
 
 
 def at_rate(wav: np.ndarray, rate: int) -> np.ndarray:
@@ -63,7 +65,7 @@ def noisy(wav: np.ndarray, snr: float, rng: np.random.Generator, slope: float = 
 
 
 def room(wav: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """In a room: direct sound, then decaying noise that falls by 60 dB in `seconds`, as loud in sum as the direct one."""
+    """In a room: the direct sound, then noise that falls by 60 dB in `seconds`, in sum as loud."""
     time = np.arange(int(seconds * RATE)) / RATE
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     tail[: RATE // 200] = 0
@@ -94,13 +96,15 @@ MEASURED: dict[str, Degradation] = {
 
 
 def transmitted(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As `MEASURED`, at random strength, what is slow to compute: a coder, the telephone, a lower rate, another speed."""
+    """As `MEASURED`, at random strength, what is slow: a coder, the telephone, a lower rate, another speed."""
     if rng.random() < 0.3:
         wav = speed(wav, rng.uniform(0.95, 1.05))
     kind = rng.choice([*CODERS, "telephone", "rate", "none"], p=[0.22, 0.22, 0.22, 0.12, 0.12, 0.1])
     if kind in CODERS:
         return coded(wav, kind, int(rng.integers(16, 65)))
-    return telephone(wav) if kind == "telephone" else at_rate(wav, int(rng.integers(8_000, 15_000))) if kind == "rate" else wav
+    if kind == "rate":
+        return at_rate(wav, int(rng.integers(8_000, 15_000)))
+    return telephone(wav) if kind == "telephone" else wav
 
 
 def received(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -61,7 +61,9 @@ def load(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]:
     try:
         known = json.loads((folder / "config.json").read_text())
         if sha256(folder / "weights.safetensors") != known["weights_sha256"]:
-            raise DetectorError(f"{folder}: the weights are not those that config.json names: install the package again")
+            raise DetectorError(
+                f"{folder}: the weights are not those that config.json names: install the package again"
+            )
         weights = {name: value.astype(np.float32) for name, value in load_file(folder / "weights.safetensors").items()}
     except (OSError, ValueError, KeyError) as error:
         raise error if isinstance(error, DetectorError) else DetectorError(f"{folder}: no detector ({error})") from None

@@ -24,6 +24,7 @@ PERTH_SHA256 = "a15bce457ebc53ce5e6c9c3f11df78cf7ee2bf9cdab0a798902135b4c4027670
 FILE = "watermark.safetensors"  # in an exported folder: the encoder alone, in fp16
 RATE, N_FFT, HOP, BANDS = 32_000, 2048, 320, 128  # Perth's own
 QUIETEST, DECIBELS = 1e-9, 195.0  # magnitude 1e-9 is 0, and 15 dB is 1
+POLICIES = ("auto", "require", "off")
 PRESENT = 0.5  # of `read`, from which on speech counts as marked
 
 Weights = dict[str, np.ndarray]
@@ -61,8 +62,8 @@ def load_encoder(path: Path) -> Weights:
     """What `save_encoder` wrote. Raises WatermarkError for another file."""
     try:
         return {name: value.astype(np.float32) for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise WatermarkError(f"{path}: no watermark ({error})") from None
+    except (OSError, SafetensorError):
+        raise WatermarkError(f"{path} holds no watermark: export with --watermark") from None
 
 
 def mark(wav: np.ndarray, rate: int, weights: Weights | None = None) -> np.ndarray:
@@ -74,9 +75,12 @@ def mark(wav: np.ndarray, rate: int, weights: Weights | None = None) -> np.ndarr
     spectrum = _analyse(wav, rate)
     levels = _levels(spectrum)
     added = _layers(levels[:BANDS], weights, "encoder.layers") * _active(levels)
-    spectrum[:BANDS] *= 10 ** (np.maximum(added, -levels[:BANDS]) * DECIBELS / 20)
-    marked = soxr.resample(_synthesise(spectrum), RATE, rate)[: len(wav)].clip(-1, 1)
-    marked = np.pad(marked, (0, len(wav) - len(marked)))
+    change = np.zeros_like(spectrum)
+    change[:BANDS] = spectrum[:BANDS] * (10 ** (np.maximum(added, -levels[:BANDS]) * DECIBELS / 20) - 1)
+    size = min(len(wav), len(low := soxr.resample(_synthesise(change), RATE, rate)))
+    marked = np.array(wav, dtype=np.float32)  # above 2 kHz it stays as it is
+    marked[:size] += low[:size]
+    marked = marked.clip(-1, 1)
     if checked and (found := read(marked, rate)) < PRESENT:
         raise WatermarkError(f"{len(wav) / rate:.2f} s of speech: too short or too quiet for the mark ({found:.2f})")
     return marked
@@ -99,10 +103,25 @@ def read(wav: np.ndarray, rate: int) -> float:
     return float(np.clip(share @ marks / share.sum(), 0, 1))
 
 
-def comment(checkpoint: str, marked: bool) -> str:
-    """What a WAV file's comment (INFO, ICMT) says of synthetic speech."""
-    made = f"synthetic speech, ms-core {importlib.metadata.version('ms-core')}, checkpoint {checkpoint[:16] or 'unknown'}"
-    return f"{made}, {'watermark Perth' if marked else 'no watermark'}"
+def sign(
+    wav: np.ndarray, rate: int, checkpoint: str, policy: str = "auto", encoder: Path | None = None
+) -> tuple[np.ndarray, str, str]:
+    """Speech as it is given away: samples (l,), the comment of its WAV file (INFO, ICMT), and what to tell the user.
+
+    checkpoint: sha256 of the model's weights. policy: "auto" marks where that can be done, "require" raises
+    WatermarkError where it cannot, "off" does not try. encoder: the file of `save_encoder`; None takes `perth`.
+    """
+    told = "no watermark, as asked"
+    if policy != "off":
+        try:
+            wav, told = mark(wav, rate, encoder and load_encoder(encoder)), "watermark Perth"
+        except WatermarkError as error:
+            if policy == "require":
+                raise
+            told = f"no watermark ({error})"
+    version = importlib.metadata.version("ms-core")
+    comment = f"synthetic, ms-core {version}, checkpoint {checkpoint or 'unknown'}, {told.partition(' (')[0]}"
+    return wav, comment, told
 
 
 def _layers(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:

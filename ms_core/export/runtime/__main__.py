@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from ms_core.detect.watermark import FILE, POLICIES, sign
 from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.files import write_wav
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="WAV file to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", help="passes for each codec layer, for example 16,1,1,1,1,1,1,1")
+    parser.add_argument("--watermark", choices=POLICIES, default="auto", help="as of `ms-core synth`")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="say it so often; --json reports each time")
     parser.add_argument("--codes", help="also write the tokens of the text's first part (.npy), to compare machines")
@@ -42,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             wav = runtime.synthesize(given.text, voice, given.seed, steps, timings)
             took = {"total": time.perf_counter() - begin, "total_cpu": time.process_time() - begin_cpu}
             runs.append({**timings, **took})
-        write_wav(given.out, wav, runtime.sample_rate)
+        encoder, checkpoint = runtime.folder / FILE, runtime.manifest.checkpoint_sha256
+        wav, comment, told = sign(wav, runtime.sample_rate, checkpoint, given.watermark, encoder)
+        write_wav(given.out, wav, runtime.sample_rate, comment)
+        print(told, file=sys.stderr)
         if given.codes:
             first = chunks(phonemise(given.text), runtime.chunk_phones)[0]
             np.save(given.codes, runtime.generate(first, voice, given.seed, steps)[0])

@@ -1,14 +1,16 @@
-"""Training of the detector, in torch: the network of `network.py`, whose weights leave here with the norms folded in."""
+"""Training of the detector, in torch: `detect.network` gets its weights, with the norms folded in."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ms_core.checkpoint import save_checkpoint
 from ms_core.detect.degrade import received
-from ms_core.detect.network import LAYERS, RATE, features
+from ms_core.detect.network import LAYERS, RATE, features, score
 
 SECONDS = (1.0, 4.0)  # of a batch's clips
 
@@ -54,7 +56,7 @@ def train(
     seed: int = 0,
     batch: int = 32,
     rate: float = 2e-3,
-    report=lambda step, loss, network: None,
+    report: Callable[[int, float, Network], object] = lambda step, loss, network: None,
 ) -> Network:
     """A network that tells `synthetic` from `recordings`, clips (l,) of at least 1 s at 16 kHz, by the clock.
 
@@ -89,3 +91,42 @@ def _cut(clip: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     clip = np.resize(clip, max(size, len(clip)))
     start = rng.integers(len(clip) - size + 1)
     return (clip[start : start + size] / np.float32(32768)).astype(np.float32)
+
+
+def save(
+    network: Network,
+    folder: Path,
+    recordings: Sequence[np.ndarray],
+    synthetic: Sequence[np.ndarray],
+    provenance: dict[str, object],
+    false_alarms: float = 0.01,
+) -> None:
+    """Write what `detect.network.load` reads: weights, and what held-back clips (l,) say of their scores.
+
+    The threshold is one that a share `false_alarms` of the recordings passes. The calibration is a logistic regression
+    of both classes, equally weighted: probability = sigmoid(slope * score + offset).
+    """
+    weights = network.folded()
+    arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
+    found = [np.array([score(clip, arrays) for clip in side]) for side in (recordings, synthetic)]
+    values = torch.from_numpy(np.concatenate(found)).float()
+    labels = torch.cat([torch.full((len(side),), float(label)) for label, side in enumerate(found)])
+    balance = torch.cat([torch.full((len(side),), 1 / len(side)) for side in found])
+    line = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([line], max_iter=100)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        logits = line[0] * values + line[1]
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, balance, reduction="sum")
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    known = {
+        "calibration": line.tolist(),
+        "threshold": float(np.quantile(found[0], 1 - false_alarms)),
+        "false_alarms": false_alarms,
+        "provenance": provenance,
+    }
+    save_checkpoint(folder, weights, {"format": "ms-detector-1", **known})
