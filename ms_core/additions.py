@@ -23,14 +23,16 @@ GAIN = 10.0  # on scalar parameters of the codebook prior: Adam moves each by ab
 class CodebookPrior(nn.Module):
     """Logits from the codec's geometry: log N(code vector; predicted residual, precision), up to a constant."""
 
-    def __init__(self, dim: int, books: Float[Tensor, "n bins c"]):
+    def __init__(self, dim: int, codebooks: Float[Tensor, "n bins c"]):
         super().__init__()
-        n_q, _, width = books.shape
+        n_q, _, width = codebooks.shape
         # standard deviation of what layers j.. add to the latent, (n, c), from the codebooks alone
-        scale = torch.stack([books[j:].square().mean(1).sum(0) for j in range(n_q)]).sqrt().clamp_min(1e-4)
-        self.register_buffer("books", torch.cat([books, torch.zeros(n_q, 1, width)], 1), persistent=False)  # MASK: zero
+        scale = torch.stack([codebooks[j:].square().mean(1).sum(0) for j in range(n_q)]).sqrt().clamp_min(1e-4)
+        self.register_buffer(
+            "codebooks", torch.cat([codebooks, torch.zeros(n_q, 1, width)], 1), persistent=False
+        )  # MASK: zero
         self.register_buffer("scale", scale, persistent=False)
-        self.enter = nn.Linear(width, dim)
+        self.in_proj = nn.Linear(width, dim)
         self.residual = nn.Parameter(torch.randn(n_q, dim, width) * dim**-0.5 / 4)
         self.log_precision = nn.Parameter(torch.full((n_q, width), math.log(0.5) / GAIN))  # over 1 / scale^2
         # 0: entries are equally likely before the model has learned; 1: a pure Gaussian, under which far ones are rare
@@ -42,15 +44,15 @@ class CodebookPrior(nn.Module):
     def known(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t c"]:
         """Sum of the code vectors that are known; MASK counts as zero."""
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
-        return self.books[index, codes].sum(1)
+        return self.codebooks[index, codes].sum(1)
 
     def partial_sums(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b m t c"]:
         """Code vectors summed over the first 0, 1, ..., N layers: m = N + 1."""
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
-        return F.pad(self.books[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
+        return F.pad(self.codebooks[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
 
     def embed(self, known: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
-        return self.enter(known / self.scale[0])
+        return self.in_proj(known / self.scale[0])
 
     def forward(
         self, x: Float[Tensor, "b t d"], layer: Int[Tensor, " b"], copied: Float[Tensor, "b t c"] | None = None
@@ -69,7 +71,7 @@ class CodebookPrior(nn.Module):
 
     def geometry(self, layer: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b bins c"], Float[Tensor, "b 1 bins"]]:
         """What the logits of a layer need that no input decides: code vectors by precision, and half their norms."""
-        book = self.books[layer, :-1] / self.scale[layer][:, None]  # (b, bins, c), standard units
+        book = self.codebooks[layer, :-1] / self.scale[layer][:, None]  # (b, bins, c), standard units
         weighted = book * (GAIN * self.log_precision[layer]).exp()[:, None]
         return weighted, (weighted * book).sum(-1)[:, None] / 2 * (GAIN * self.norm_weight[layer, None, None])
 
@@ -80,7 +82,7 @@ class PromptCopy(nn.Module):
     Heads find frames by what is said there (`content_scores`: the text encoder's states of both, in which the voice
     has no part), by the decoder's own states, and by how near the layers below are in the prompt's frame to those
     of the frame in question. What the higher layers add in the found frames enters the predicted residual with
-    learned weights, as far as the frame trusts what was found. How near is near is fixed for each head: cross-
+    learned weights, as far as a gate of the frame's lets it. How near is near is fixed for each head: cross-
     entropy would learn to blur many frames together, where a voice is heard in few. Our choice.
 
     Args:
@@ -102,15 +104,15 @@ class PromptCopy(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.words = nn.Linear(dim, dim)  # of both sides, so that the same words are alike from the first step on
         nn.init.orthogonal_(self.words.weight)
-        self.likeness_weight = nn.Parameter(torch.full((heads,), self.CONTENT_WEIGHT / GAIN))
-        self.enter_said = nn.Linear(heads * width, dim)
-        reach = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
-        self.register_buffer("reach", reach, persistent=False)
+        self.content_weight = nn.Parameter(torch.full((heads,), self.CONTENT_WEIGHT / GAIN))
+        self.content_proj = nn.Linear(heads * width, dim)
+        bandwidth = 2 * self.NEAREST * self.WIDER ** torch.arange(heads) * scale[0].square().sum()
+        self.register_buffer("bandwidth", bandwidth, persistent=False)
         self.gate = nn.Parameter(torch.zeros(n_q, heads, 2, width))
         nn.init.constant_(self.gate[:, :, 0], 0.3 / heads)
-        self.enter = nn.Linear(heads * 2 * width, dim)
-        self.trust = nn.Linear(dim + heads, 2 * heads)  # how much of what was found is copied, frame by frame
-        for layer in (self.enter, self.enter_said, self.trust):
+        self.in_proj = nn.Linear(heads * 2 * width, dim)
+        self.copy_gate = nn.Linear(dim + heads, 2 * heads)  # how much of what was found is copied, frame by frame
+        for layer in (self.in_proj, self.content_proj, self.copy_gate):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -126,7 +128,7 @@ class PromptCopy(nn.Module):
         self, text: Float[Tensor, "b t d"], content_keys: Float[Tensor, "b h s c"]
     ) -> Float[Tensor, "b h t s"]:
         """Scores of the prompt's frames by what is said in them; computed once for an utterance."""
-        return self.content_keys(text) @ content_keys.transpose(2, 3) * (GAIN * self.likeness_weight[:, None, None])
+        return self.content_keys(text) @ content_keys.transpose(2, 3) * (GAIN * self.content_weight[:, None, None])
 
     def preview(
         self,
@@ -135,8 +137,8 @@ class PromptCopy(nn.Module):
         mask: Bool[Tensor, "b s"] | None,
     ) -> Float[Tensor, "b t d"]:
         """How the prompt says what is alike, for the states before the first block; computed once for an utterance."""
-        found = _real(content_scores, mask).softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
-        return self.enter_said(rearrange(found, "b h t c -> b t (h c)"))
+        heard = _real(content_scores, mask).softmax(-1) @ (latents[:, -1] / self.scale[0])[:, None]  # (b, h, t, c)
+        return self.content_proj(rearrange(heard, "b h t c -> b t (h c)"))
 
     def forward(
         self,
@@ -155,7 +157,7 @@ class PromptCopy(nn.Module):
             known: code vectors of the frames, summed over the layers that are known.
             latents: the same of the prompt's frames, over the first 0, 1, ..., N layers.
             mask: None when no prompt is padded.
-            sharpness: divides `reach`; above 1, fewer frames are copied.
+            sharpness: divides `bandwidth`; above 1, fewer frames are copied.
         """
         below, whole = latents[torch.arange(len(x), device=x.device), layer], latents[:, -1]  # (b, s, c)
         query = rearrange(self.query(self.norm(x)), "b t (h c) -> b h t c", h=self.heads)
@@ -164,19 +166,54 @@ class PromptCopy(nn.Module):
             # minus the squared distance, up to what is the same for all frames of the prompt
             near = 2 * known @ below.transpose(1, 2) - below.square().sum(-1)[:, None]  # (b, t, s)
             content = content if content_scores is None else content + content_scores.float()
-            score = content + near[:, None] * (sharpness / self.reach[:, None, None])
+            score = content + near[:, None] * (sharpness / self.bandwidth[:, None, None])
             weight = _real(score, mask).softmax(-1)  # (b, h, t, s)
             scale = self.scale[layer][:, None]  # (b, 1, c)
             found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
             apart = weight @ (whole / scale)[:, None] - (known / scale)[:, None]  # ... and what it takes to get there
             found = torch.stack([found, apart], 2)  # (b, h, 2, t, c)
-        x = x + self.enter(rearrange(found, "b h i t c -> b t (h i c)"))
+        x = x + self.in_proj(rearrange(found, "b h i t c -> b t (h i c)"))
         peak = weight.square().sum(-1)  # (b, h, t): 1 where a single frame was found, near 0 where all alike
-        trust = self.trust(torch.cat([x, peak.transpose(1, 2)], -1)).float()  # (b, t, 2 h)
+        gate = self.copy_gate(torch.cat([x, peak.transpose(1, 2)], -1)).float()  # (b, t, 2 h)
         with torch.autocast(x.device.type, enabled=False):
-            trust = rearrange(2 * trust.sigmoid(), "b t (h i) -> b h i t 1", i=2)
-            copied = (found * self.gate[layer][:, :, :, None] * trust).sum((1, 2))
+            gate = rearrange(2 * gate.sigmoid(), "b t (h i) -> b h i t 1", i=2)
+            copied = (found * self.gate[layer][:, :, :, None] * gate).sum((1, 2))
         return x, copied
+
+
+class VoiceModulation(nn.Module):
+    """A voice as weights: scale and shift of the states after each SMD block (FiLM, Perez et al. 2018). Our choice.
+
+    What a few gradient steps on a prompt do to a decoder, in one pass. At first it changes nothing.
+
+    Args:
+        embedding: width of a speaker embedding; 0: attention pools the prompt's states instead.
+    """
+
+    POOLS = 4
+
+    def __init__(self, dim: int, blocks: int, embedding: int):
+        super().__init__()
+        self.blocks = blocks
+        self.pool = None if embedding else nn.Linear(dim, self.POOLS)
+        self.hidden = nn.Linear(embedding or self.POOLS * dim, dim)
+        self.out = nn.Linear(dim, blocks * 2 * dim)
+        for values in (self.out.weight, self.out.bias):
+            nn.init.zeros_(values)
+
+    def forward(
+        self,
+        states: Float[Tensor, "b s d"],
+        mask: Bool[Tensor, "b s"],
+        embedding: Float[Tensor, "b e"] | None = None,
+    ) -> Float[Tensor, "b l 2 d"]:
+        """From the prompt's states, or from an embedding of unit length."""
+        if self.pool is None:
+            voice = embedding * embedding.shape[-1] ** 0.5
+        else:
+            weight = self.pool(states).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # (b, s, p)
+            voice = (weight.transpose(1, 2) @ states).flatten(1)
+        return self.out(F.silu(self.hidden(voice))).view(len(mask), self.blocks, 2, -1)
 
 
 def _real(score: Float[Tensor, "b h t s"], mask: Bool[Tensor, "b s"] | None) -> Float[Tensor, "b h t s"]:

@@ -74,6 +74,8 @@ class ModelConfig(Config):
     prompt_durations: bool = True  # the duration predictor sees the prompt's own durations
     codebook_prior: bool = True  # heads start from the codec's codebook geometry
     prompt_copy: bool = True  # the codebook prior also copies code vectors of the prompt; no effect without it
+    # what scales and shifts every SMD block for a voice: nothing, the pooled prompt, or a frozen speaker encoder
+    speaker: Literal["none", "pooled", "ge2e"] = "none"
 
     @model_validator(mode="after")
     def _check(self):

@@ -103,5 +103,5 @@ def length_regulate(
     expanded = states.gather(1, phone[..., None].expand(-1, -1, states.shape[-1]))  # (b, t, d)
     length = durations.gather(1, phone).float()
     start = ends.gather(1, phone).float() - length
-    place = torch.stack([(position - start + 0.5) / length.clamp_min(1), torch.log1p(length)], -1)
-    return expanded * real, place * real
+    position_in_phone = torch.stack([(position - start + 0.5) / length.clamp_min(1), torch.log1p(length)], -1)
+    return expanded * real, position_in_phone * real

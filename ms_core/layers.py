@@ -130,13 +130,13 @@ class ConvModule(nn.Module):
     def __init__(self, dim: int, kernel: int):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.enter = nn.Linear(dim, 2 * dim)
+        self.in_proj = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.inner_norm = nn.LayerNorm(dim)
-        self.leave = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
-        y = F.glu(self.enter(self.norm(x)), -1)
+        y = F.glu(self.in_proj(self.norm(x)), -1)
         if mask is not None:
             y = y * mask[..., None]  # padding must not leak through the kernel
         if self.training and y.device.type == "cpu":
@@ -147,7 +147,7 @@ class ConvModule(nn.Module):
             y = image.permute(0, 2, 3, 1)[:, :, 0]
         else:
             y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
-        return self.leave(F.silu(self.inner_norm(y)))
+        return self.out_proj(F.silu(self.inner_norm(y)))
 
 
 class ConformerBlock(nn.Module):

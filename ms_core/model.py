@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ms_core.additions import VoiceModulation
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, ModelConfig, parse
@@ -15,10 +16,19 @@ from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, 
 from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask
+from ms_core.speaker import SpeakerEncoder
 from ms_core.text import PHONES
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
 FORMAT = "ms-model-1"
+OLD_NAMES = {  # of weights, in checkpoints written before 28 November 2026
+    "place.": "position_in_phone.",
+    ".enter.": ".in_proj.",
+    ".leave.": ".out_proj.",
+    ".trust.": ".copy_gate.",
+    ".enter_said.": ".content_proj.",
+    ".likeness_weight": ".content_weight",
+}
 ROWS = 64  # to multiples of which the masked frames of a layer are filled up on a CPU
 
 
@@ -61,19 +71,23 @@ class MobileSpeechModel(nn.Module):
     Args:
         config: sizes and switches.
         codec_config: says how many layers and entries the token grid has.
-        books: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
+        codebooks: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
     """
 
-    def __init__(self, config: ModelConfig, codec_config: CodecConfig, books: Float[Tensor, "n bins c"] | None):
+    def __init__(self, config: ModelConfig, codec_config: CodecConfig, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
         self.config, self.codec_config = config, codec_config
         self.decoding = DecodingConfig(steps=(16,) + (1,) * (codec_config.n_q - 1))  # how it is meant to be decoded
         self.text = PhoneEncoder(config, len(PHONES))
-        self.place = nn.Linear(2, config.dim)
+        self.position_in_phone = nn.Linear(2, config.dim)
         self.extractor = DurationExtractor(config, len(PHONES)) if config.prompt_durations else None
         self.duration = DurationPredictor(config)
         self.prompt = SpeakerPrompt(config, len(PHONES))
-        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, books)
+        self.smd = SpeechMaskDecoder(config, codec_config.n_q, codec_config.bins, codebooks)
+        self.speaker = SpeakerEncoder(codec_config) if config.speaker == "ge2e" else None
+        width = SpeakerEncoder.WIDTH if self.speaker else 0
+        modulated = config.speaker != "none"
+        self.modulation = VoiceModulation(config.dim, config.smd_layers, width) if modulated else None
 
     def voice(
         self,
@@ -93,8 +107,13 @@ class MobileSpeechModel(nn.Module):
         if self.smd.copy is not None:
             copy = self.smd.copy.keys(states), self.smd.prior.partial_sums(codes)
             content_keys = self.smd.copy.content_keys(self._regulated(self.text(phones), durations, frames))
+        modulation = None
+        if self.modulation is not None:
+            embedding = None if self.speaker is None else self.speaker(self.smd.prior.known(codes), mask)
+            modulation = self.modulation(states, mask, embedding)
         duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        return VoiceStates(PromptStates(mask, mean, cross, prefix, copy, content_keys), duration_states, phones != 0)
+        prompt = PromptStates(mask, mean, cross, prefix, copy, content_keys, modulation)
+        return VoiceStates(prompt, duration_states, phones != 0)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates
@@ -126,8 +145,8 @@ class MobileSpeechModel(nn.Module):
     def _regulated(
         self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
     ) -> Float[Tensor, "b t d"]:
-        expanded, place = length_regulate(states, durations, frames)
-        return expanded + self.place(place)
+        expanded, position = length_regulate(states, durations, frames)
+        return expanded + self.position_in_phone(position)
 
     def forward(
         self,
@@ -194,18 +213,18 @@ class MobileSpeechModel(nn.Module):
         """
         size = masked.numel()
         scores = [[], [], []]
-        places = []
+        masked_rows = []
         for j in layer.unique():
-            place = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
+            rows = (masked & (layer == j)[:, None]).flatten().nonzero()[:, 0]
             # shapes recur, since the CPU compiles each new one: the last frame stands in for what is missing
-            fill = place[-1:].expand(-len(place) % ROWS)
-            index = torch.cat([place, fill])  # (r,)
-            rows = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
-            found = self._scores(rows[0], rows[1], rows[2].transpose(1, 2), j[None], with_latent)
-            for score, values in zip(scores, found, strict=True):
-                score.append(values[0, : len(place)])
-            places.append(place)
-        index = torch.cat(places)
+            fill = rows[-1:].expand(-len(rows) % ROWS)
+            index = torch.cat([rows, fill])  # (r,)
+            tensors = [None if y is None else y.flatten(0, 1)[index][None] for y in (x, copied, codes.transpose(1, 2))]
+            scores_of_layer = self._scores(tensors[0], tensors[1], tensors[2].transpose(1, 2), j[None], with_latent)
+            for score, values in zip(scores, scores_of_layer, strict=True):
+                score.append(values[0, : len(rows)])
+            masked_rows.append(rows)
+        index = torch.cat(masked_rows)
         spread = (torch.zeros(size, dtype=s[0].dtype).index_put((index,), torch.cat(s)) for s in scores)
         return tuple(values.view_as(masked) for values in spread)
 
@@ -236,6 +255,12 @@ class MobileSpeechModel(nn.Module):
                 raise CheckpointError(f"{folder}: its phone table is not this version's")
             config = parse(ModelConfig, meta["config"], str(folder))
             model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
-            model.load_state_dict({k: v.float() for k, v in tensors.items()})
+            model.load_state_dict({_new_name(k): v.float() for k, v in tensors.items()})
             model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
         return model.eval()
+
+
+def _new_name(weight: str) -> str:
+    for old, new in OLD_NAMES.items():
+        weight = weight.replace(old, new)
+    return weight

@@ -26,6 +26,7 @@ class PromptStates:
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
     copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
     content_keys: Float[Tensor, "b h s c"] | None = None  # for PromptCopy: of the prompt's words
+    modulation: Float[Tensor, "b l 2 d"] | None = None  # scale and shift of each SMD block, see `VoiceModulation`
 
 
 @dataclass(frozen=True)

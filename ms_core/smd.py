@@ -26,10 +26,10 @@ class SpeechMaskDecoder(nn.Module):
     """Fills one layer of the grid: text states and known codes in, logits of the chosen layer out.
 
     Args:
-        books: the codec's code vectors (n, bins, c), None for a codec without them; a constant, not saved.
+        codebooks: the codec's code vectors (n, bins, c), None for a codec without them; a constant, not saved.
     """
 
-    def __init__(self, config: ModelConfig, n_q: int, bins: int, books: Float[Tensor, "n bins c"] | None):
+    def __init__(self, config: ModelConfig, n_q: int, bins: int, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
         dim = config.dim
         self.n_q, self.bins, self.mask_id = n_q, bins, bins
@@ -43,7 +43,7 @@ class SpeechMaskDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_q, 1, bins))
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.layer.weight, std=0.02)
-        self.prior = CodebookPrior(dim, books) if config.codebook_prior and books is not None else None
+        self.prior = CodebookPrior(dim, codebooks) if config.codebook_prior and codebooks is not None else None
         copies = config.prompt_copy and self.prior is not None
         self.copy = PromptCopy(dim, config.heads, self.prior.scale) if copies else None
         self.copy_at = (config.smd_layers + 1) // 2  # blocks before the prompt is looked up
@@ -88,6 +88,9 @@ class SpeechMaskDecoder(nn.Module):
                     x, known, layer, *prompt.copy, prompt.mask, condition.content_scores, condition.sharpness
                 )
             x = block(x, mask, prompt.prefix[index] if prompt.prefix else None, prompt.mask)
+            if prompt.modulation is not None:
+                scale, shift = prompt.modulation[:, index, :, None].unbind(1)  # (b, 1, d) each
+                x = x + x * scale + shift
         return x, copied
 
     def logits(

@@ -70,7 +70,7 @@ def test_nothing_of_synthesis_stays_on_the_cpu(changes, fake) -> None:
 
 
 def _leave_table(tts: MobileSpeech) -> None:
-    tts.model.smd.prior._buffers["books"] = tts.model.smd.prior.books.cpu()
+    tts.model.smd.prior._buffers["codebooks"] = tts.model.smd.prior.codebooks.cpu()
 
 
 def _leave_codec(tts: MobileSpeech) -> None:

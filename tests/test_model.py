@@ -126,13 +126,21 @@ def test_the_latent_loss_falls_on_masked_frames_alone(model) -> None:
     real = lengths_to_mask(batch.durations.sum(1), batch.codes.shape[-1])
     changed = Batch(**{**vars(batch), "codes": torch.where(real[:, None], batch.codes, 5)})
     assert torch.equal(losses(model, changed, latent_weight=1.0)["latent"], plain)
-    books = model.smd.prior.books[:, :-1]
+    books = model.smd.prior.codebooks[:, :-1]
     full, lower = (model.smd.prior.known(batch.codes[:, :n]) for n in (3, 1))
     assert torch.allclose(full - lower, books[1][batch.codes[:, 1]] + books[2][batch.codes[:, 2]], atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "switches", [{}, {"prefix": False}, {"cross_attention": False}, {"codebook_prior": False}, {"prompt_copy": False}]
+    "switches",
+    [
+        {},
+        {"prefix": False},
+        {"cross_attention": False},
+        {"codebook_prior": False},
+        {"prompt_copy": False},
+        {"speaker": "pooled"},
+    ],
 )
 def test_padding_and_batch_mates_change_nothing(codec, switches: dict[str, bool]) -> None:
     model = new_model(codec, **switches)
@@ -208,6 +216,10 @@ def test_the_switches_work(codec) -> None:
     with torch.no_grad():
         none.prompt.mean.weight.zero_()
     assert reach(none)[0] is False  # there is no fifth way in
+    modulated = new_model(codec, prefix=False, cross_attention=False, prompt_copy=False, speaker="pooled")
+    with torch.no_grad():
+        modulated.prompt.mean.weight.zero_()
+    assert reach(modulated)[0] is True  # but where the config asks for one
 
 
 def test_every_parameter_learns(codec) -> None:
@@ -228,7 +240,7 @@ def test_save_and_load(codec, model, tmp_path) -> None:
     halved = {k: v.half().float() for k, v in model.state_dict().items()}
     assert all(torch.equal(v, halved[k]) for k, v in loaded.state_dict().items())
     assert torch.allclose(logits(loaded, batch_of(*PAIRS))[0], logits(model, batch_of(*PAIRS))[0], atol=0.1)
-    assert torch.equal(loaded.smd.prior.books[:, :-1], codec.books)  # taken from the codec, not from the file
+    assert torch.equal(loaded.smd.prior.codebooks[:, :-1], codec.books)  # taken from the codec, not from the file
 
 
 def test_damaged_or_foreign_models_are_refused(codec, model, tmp_path) -> None:
@@ -240,7 +252,7 @@ def test_damaged_or_foreign_models_are_refused(codec, model, tmp_path) -> None:
         MobileSpeechModel.load(tmp_path / "m", other)
     tensors, meta = load_checkpoint(tmp_path / "m", FORMAT)
     del meta["weights_sha256"]
-    name = "place.weight"
+    name = "position_in_phone.weight"
     for wrong, message in (
         ((tensors, {**meta, "phones": meta["phones"][:-1]}), "phone table"),
         ((tensors, {**meta, "config": {**meta["config"], "dim": 64}}), "size mismatch"),

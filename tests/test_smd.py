@@ -128,7 +128,7 @@ def test_mask_has_an_embedding_of_its_own_in_every_layer(decoder) -> None:
         one[:, layer] = 0
         assert not torch.allclose(decoder.embed(one), all_masked)
     assert torch.allclose(
-        all_masked[0, 0] - decoder.prior.enter.bias,
+        all_masked[0, 0] - decoder.prior.in_proj.bias,
         sum(decoder.embedding.weight[layer * (BINS + 1) + MASK] for layer in range(N)),
         atol=1e-5,
     )
@@ -175,7 +175,7 @@ def test_a_frame_copies_what_its_twin_in_the_prompt_has(decoder) -> None:
     with torch.no_grad():
         copy.query.weight.zero_()
         copy.query.bias.zero_()
-        copy.reach.fill_(1e-4)
+        copy.bandwidth.fill_(1e-4)
         copy.gate[:, :, 0] = 1 / 2  # two heads that find the same
         copy.gate[:, :, 1] = 0.0
     codes = torch.arange(N * 10).reshape(1, N, 10) % BINS  # no two frames share a layer's code
@@ -206,7 +206,7 @@ def test_where_nothing_is_known_a_frame_copies_what_its_words_have(decoder) -> N
     with torch.no_grad():
         copy.query.weight.zero_()
         copy.query.bias.zero_()
-        copy.likeness_weight.fill_(1e3 / GAIN)
+        copy.content_weight.fill_(1e3 / GAIN)
         copy.gate[:, :, 0] = 1 / 2
         copy.gate[:, :, 1] = 0.0
     sums = decoder.prior.partial_sums(torch.arange(N * 10).reshape(1, N, 10) % BINS)
@@ -229,14 +229,14 @@ def test_what_a_frame_does_not_trust_is_not_copied(decoder) -> None:
 
     plain = copied()
     with torch.no_grad():
-        copy.trust.bias.fill_(-50.0)
+        copy.copy_gate.bias.fill_(-50.0)
         assert copied().abs().max() < 1e-6 < plain.abs().max()
-        copy.trust.bias.fill_(50.0)
+        copy.copy_gate.bias.fill_(50.0)
         assert torch.allclose(copied(), 2 * plain, atol=1e-5)
-        copy.trust.bias.zero_()
-        copy.reach.fill_(1e-6)  # each head finds the one frame that is the same: its peak is 1
+        copy.copy_gate.bias.zero_()
+        copy.bandwidth.fill_(1e-6)  # each head finds the one frame that is the same: its peak is 1
         found = copied()
-        copy.trust.weight[:, DIM:] = 5.0
+        copy.copy_gate.weight[:, DIM:] = 5.0
         assert torch.allclose(copied(), 2 * torch.sigmoid(torch.tensor(10.0)) * found, atol=1e-5)
 
 
@@ -256,7 +256,7 @@ def test_partial_sums_are_the_code_vectors_layer_by_layer(decoder) -> None:
     assert sums.shape == (2, N + 1, 6, 8) and not sums[:, 0].any()
     for layer in range(N):
         added = sums[:, layer + 1] - sums[:, layer]
-        assert torch.allclose(added, decoder.prior.books[layer, codes[:, layer]], atol=1e-5)
+        assert torch.allclose(added, decoder.prior.codebooks[layer, codes[:, layer]], atol=1e-5)
     assert torch.allclose(sums[:, -1], decoder.prior.known(codes), atol=1e-5)
 
 
@@ -271,6 +271,6 @@ def test_sharpness_narrows_what_is_copied(decoder) -> None:
 
     with torch.no_grad():
         copy.gate[2, :, 1] = 0.0
-        copy.trust.weight.zero_()
-        copy.trust.bias.zero_()
+        copy.copy_gate.weight.zero_()
+        copy.copy_gate.bias.zero_()
     assert distance(1000.0) < 1e-2 < distance(0.01)

@@ -64,10 +64,10 @@ class CodeEmbedding(nn.Module):
         super().__init__()
         table = smd.embedding.weight.detach().clone()
         if smd.prior is not None:
-            enter = smd.prior.enter
-            books = smd.prior.books / smd.prior.scale[0]  # (n, bins + 1, c)
-            table += (books @ enter.weight.T).flatten(0, 1)
-            table += enter.bias / smd.n_q  # each frame sums one row of every layer
+            in_proj = smd.prior.in_proj
+            books = smd.prior.codebooks / smd.prior.scale[0]  # (n, bins + 1, c)
+            table += (books @ in_proj.weight.T).flatten(0, 1)
+            table += in_proj.bias / smd.n_q  # each frame sums one row of every layer
         self.embedding = nn.Parameter(table)  # (n * (bins + 1), d)
         self.rows = smd.bins + 1
 
@@ -82,7 +82,7 @@ class CodeVectors(nn.Module):
     @torch.no_grad()
     def __init__(self, smd: SpeechMaskDecoder):
         super().__init__()
-        self.vectors = nn.Parameter(smd.prior.books.detach().flatten(0, 1).clone())  # (n * (bins + 1), c)
+        self.vectors = nn.Parameter(smd.prior.codebooks.detach().flatten(0, 1).clone())  # (n * (bins + 1), c)
         self.bins = smd.bins
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class ConditionGraph(nn.Module):
 
     def __init__(self, model: MobileSpeechModel):
         super().__init__()
-        self.prompt, self.place, self.copy = model.prompt, model.place, model.smd.copy
+        self.prompt, self.position_in_phone, self.copy = model.prompt, model.position_in_phone, model.smd.copy
 
     def forward(
         self,
@@ -149,12 +149,14 @@ class ConditionGraph(nn.Module):
         prompt_place: Tensor | None = None,
         copy_latents: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        expanded = states.index_select(1, index) + self.place(place)
+        expanded = states.index_select(1, index) + self.position_in_phone(place)
         kept = None if cross is None else (cross[0], cross[1])
         text = self.prompt.attend(expanded, PromptStates(None, prompt_mean, kept, ()))
         if self.copy is None:
             return (text,)
-        content_keys = self.copy.content_keys(prompt_states.index_select(1, prompt_index) + self.place(prompt_place))
+        content_keys = self.copy.content_keys(
+            prompt_states.index_select(1, prompt_index) + self.position_in_phone(prompt_place)
+        )
         content_scores = self.copy.content_scores(expanded, content_keys)
         return text + self.copy.preview(content_scores, copy_latents, None), content_scores
 

@@ -283,6 +283,8 @@ def _check_free(folder: Path) -> None:
 def _check_codec(tts: MobileSpeech) -> None:
     if not isinstance(tts.codec, MiniCodec):
         raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
+    if tts.model.config.speaker != "none":
+        raise ExportError(f"a model with speaker={tts.model.config.speaker!r} cannot be exported yet: only 'none' can")
 
 
 def _decoding(tts: MobileSpeech) -> Decoding:

@@ -37,6 +37,8 @@ class AcousticTask:
         self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
         torch.manual_seed(self.config.seed)  # initial weights
         model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
+        if model.speaker is not None and start is None:
+            model.speaker.initialise(codec)
         if start is not None:
             earlier = MobileSpeechModel.load(start, codec)
             sizes = {"dropout": preset.model.dropout}  # may differ
