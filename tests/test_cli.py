@@ -80,7 +80,19 @@ def test_help_is_quick_and_names_every_command():
         "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("synth", "voice", "detect", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
+    for name in (
+        "synth",
+        "voice",
+        "detect",
+        "data",
+        "train",
+        "evaluate",
+        "bench",
+        "cost",
+        "export",
+        "report",
+        "reproduce",
+    ):
         assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
     assert shown.endswith("[]\n")
 

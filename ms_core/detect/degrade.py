@@ -93,28 +93,3 @@ MEASURED: dict[str, Degradation] = {
     "mp3-64+noise-20db": lambda wav, rng: noisy(coded(wav, "mp3", 64), 20, rng),
 }
 """By name, what is measured, each at a fixed strength."""
-
-
-def transmitted(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As `MEASURED`, at random strength, what is slow: a coder, the telephone, a lower rate, another speed."""
-    if rng.random() < 0.3:
-        wav = speed(wav, rng.uniform(0.95, 1.05))
-    kind = rng.choice([*CODERS, "telephone", "rate", "none"], p=[0.22, 0.22, 0.22, 0.12, 0.12, 0.1])
-    if kind in CODERS:
-        return coded(wav, kind, int(rng.integers(16, 65)))
-    if kind == "rate":
-        return at_rate(wav, int(rng.integers(8_000, 15_000)))
-    return telephone(wav) if kind == "telephone" else wav
-
-
-def received(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As `MEASURED`, at random strength, what is quick: room, noise, level and an equaliser."""
-    if rng.random() < 0.25:
-        wav = room(wav, rng.uniform(0.15, 0.8), rng)
-    if rng.random() < 0.4:
-        wav = noisy(wav, rng.uniform(5, 35), rng, rng.uniform(0, 1.5))
-    if rng.random() < 0.5:
-        spectrum = np.fft.rfft(wav)
-        curve = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 6), rng.uniform(-8, 8, 6))
-        wav = np.fft.irfft(spectrum * 10 ** (curve / 20), len(wav)).astype(np.float32)
-    return wav * np.float32(10 ** rng.uniform(-1, 0))

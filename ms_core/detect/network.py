@@ -18,7 +18,7 @@ FOLDER = paths.ASSETS / "detector"
 RATE = 16_000  # Hz
 N_FFT, HOP = 512, 160  # samples: 32 ms, 10 ms
 FLOOR = 0.01  # added to magnitudes of speech of RMS 1 before the logarithm: about 60 dB below speech
-LAYERS = ((16, 5, 2, 1), (32, 3, 2, 2), (64, 3, 2, 2), (96, 3, 2, 1), (96, 3, 2, 1))
+LAYERS = ((12, 5, 2, 2), (24, 3, 2, 2), (48, 3, 2, 1), (64, 3, 2, 1), (64, 3, 2, 1))
 """Channels, kernel, stride over frequency, stride over time of each convolution."""
 
 

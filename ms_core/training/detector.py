@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ms_core.checkpoint import save_checkpoint
-from ms_core.detect.degrade import received
+from ms_core.detect import degrade
 from ms_core.detect.network import LAYERS, RATE, features, score
 
-SECONDS = (1.0, 4.0)  # of a batch's clips
+SECONDS = (1.0, 3.0)  # of a batch's clips
 
 
 class Network(nn.Module):
@@ -49,19 +49,44 @@ class Network(nn.Module):
         return {name: tensor.half().contiguous() for name, tensor in tensors.items()}
 
 
+def transmitted(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As `MEASURED`, at random strength, what is slow: a coder, the telephone, a lower rate, another speed."""
+    if rng.random() < 0.3:
+        wav = degrade.speed(wav, rng.uniform(0.95, 1.05))
+    kind = rng.choice([*degrade.CODERS, "telephone", "rate", "none"], p=[0.22, 0.22, 0.22, 0.12, 0.12, 0.1])
+    if kind in degrade.CODERS:
+        return degrade.coded(wav, kind, int(rng.integers(16, 65)))
+    if kind == "rate":
+        return degrade.at_rate(wav, int(rng.integers(8_000, 15_000)))
+    return degrade.telephone(wav) if kind == "telephone" else wav
+
+
+def received(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As `MEASURED`, at random strength, what is quick: room, noise, level and an equaliser."""
+    if rng.random() < 0.25:
+        wav = degrade.room(wav, rng.uniform(0.15, 0.8), rng)
+    if rng.random() < 0.4:
+        wav = degrade.noisy(wav, rng.uniform(5, 35), rng, rng.uniform(0, 1.5))
+    if rng.random() < 0.5:
+        spectrum = np.fft.rfft(wav)
+        curve = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 6), rng.uniform(-8, 8, 6))
+        wav = np.fft.irfft(spectrum * 10 ** (curve / 20), len(wav)).astype(np.float32)
+    return wav * np.float32(10 ** rng.uniform(-1, 0))
+
+
 def train(
     recordings: Sequence[np.ndarray],
     synthetic: Sequence[np.ndarray],
     minutes: float,
     seed: int = 0,
     batch: int = 32,
-    rate: float = 2e-3,
+    rate: float = 3e-3,
     report: Callable[[int, float, Network], object] = lambda step, loss, network: None,
 ) -> Network:
-    """A network that tells `synthetic` from `recordings`, clips (l,) of at least 1 s at 16 kHz, by the clock.
+    """A network that tells `synthetic` from `recordings`, int16 clips (l,) at 16 kHz, by the clock.
 
     Clips of both come with equal histories (codec, level, length), or these are what it learns; room, noise, level and
-    equaliser are drawn here (`degrade.received`).
+    equaliser are drawn here (`received`), of ever more clips until half of the time is over.
     """
     torch.manual_seed(seed)
     rng, network, start, step = np.random.default_rng(seed), Network(), time.monotonic(), 0
@@ -72,8 +97,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50) * max(0.02, np.cos(np.pi / 2 * done) ** 2)
         size = int(rng.uniform(*SECONDS) * RATE)
-        clips = [(recordings, synthetic)[t][rng.integers(len((recordings, synthetic)[t]))] for t in targets]
-        waves = np.stack([received(_cut(clip, size, rng), rng) for clip in clips])
+        waves = [_part((recordings, synthetic)[target], size, rng) for target in targets]
+        waves = np.stack([received(wav, rng) if rng.random() < 0.2 + 1.6 * done else wav for wav in waves])
         with torch.autocast("cpu", torch.bfloat16):
             scores = network(torch.from_numpy(features(waves)))
         loss = nn.functional.binary_cross_entropy_with_logits(scores.float(), targets * 0.98 + 0.01)
@@ -86,11 +111,12 @@ def train(
     return network.eval()
 
 
-def _cut(clip: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A part of a clip, float32 (size,); a short clip is repeated."""
-    clip = np.resize(clip, max(size, len(clip)))
+def _part(clips: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+    """A part of a clip that is long enough, float32 (size,)."""
+    while len(clip := clips[rng.integers(len(clips))]) < size:
+        pass
     start = rng.integers(len(clip) - size + 1)
-    return (clip[start : start + size] / np.float32(32768)).astype(np.float32)
+    return clip[start : start + size] / np.float32(32768)
 
 
 def save(

@@ -1,10 +1,11 @@
 """The training of the detector: it learns what differs and nothing of level, and writes what the detector reads."""
 
 import numpy as np
+import pytest
 import torch
 
 from ms_core.detect import network
-from ms_core.training.detector import save, train
+from ms_core.training.detector import received, save, train, transmitted
 
 RATE = 16_000
 
@@ -27,3 +28,14 @@ def test_it_learns_and_what_it_writes_is_read(tmp_path):
     assert max(low) < min(high) and known["false_alarms"] == 0.01 and known["threshold"] <= max(low) + 1e-6
     slope, offset = known["calibration"]
     assert slope * max(low) + offset < 0 < slope * min(high) + offset
+
+
+def test_random_chains_give_speech_of_other_levels():
+    wav = (0.1 * np.sin(np.arange(2 * RATE) / 9)).astype(np.float32)
+    levels = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        out = received(transmitted(wav, rng), rng)
+        assert out.dtype == np.float32 and np.isfinite(out).all() and len(out) == pytest.approx(len(wav), rel=0.06)
+        levels.append(np.sqrt(np.mean(out**2)))
+    assert min(levels) > 1e-3 and max(levels) > 3 * min(levels)
