@@ -169,15 +169,15 @@ class PromptCopy(nn.Module):
             score = content + near[:, None] * (sharpness / self.bandwidth[:, None, None])
             weight = _real(score, mask).softmax(-1)  # (b, h, t, s)
             scale = self.scale[layer][:, None]  # (b, 1, c)
-            found = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
+            copies = weight @ ((whole - below) / scale)[:, None]  # (b, h, t, c): what the higher layers add there
             apart = weight @ (whole / scale)[:, None] - (known / scale)[:, None]  # ... and what it takes to get there
-            found = torch.stack([found, apart], 2)  # (b, h, 2, t, c)
-        x = x + self.in_proj(rearrange(found, "b h i t c -> b t (h i c)"))
+            copies = torch.stack([copies, apart], 2)  # (b, h, 2, t, c)
+        x = x + self.in_proj(rearrange(copies, "b h i t c -> b t (h i c)"))
         peak = weight.square().sum(-1)  # (b, h, t): 1 where a single frame was found, near 0 where all alike
         gate = self.copy_gate(torch.cat([x, peak.transpose(1, 2)], -1)).float()  # (b, t, 2 h)
         with torch.autocast(x.device.type, enabled=False):
             gate = rearrange(2 * gate.sigmoid(), "b t (h i) -> b h i t 1", i=2)
-            copied = (found * self.gate[layer][:, :, :, None] * gate).sum((1, 2))
+            copied = (copies * self.gate[layer][:, :, :, None] * gate).sum((1, 2))
         return x, copied
 
 

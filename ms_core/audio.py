@@ -1,9 +1,12 @@
 """Reading, checking, resampling and writing of speech.
 
-Any file that soundfile reads is taken (WAV, FLAC, Ogg Opus, MP3 ...); resampling is soxr's. The checks of `load_speech`
-are our choice: they catch the prompts from which no voice can be taken before a model makes noise of them.
+Any file that soundfile reads is taken (WAV, FLAC, Ogg Opus, MP3 ...), and what PyAV or ffmpeg reads where one of them
+is there (M4A, WebM, the sound of a video); resampling is soxr's. The checks of `load_speech` are our choice: they catch
+the prompts from which no voice can be taken before a model makes noise of them.
 """
 
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -24,6 +27,8 @@ FULL_SCALE = 0.999
 MAX_CLIPPED = 0.01
 """The allowed share of samples at or above `FULL_SCALE`."""
 MAX_CHANNELS = 8
+FFMPEG_RATE = 48_000
+"""Hz, at which what soundfile cannot read is decoded."""
 
 
 def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "L"], int]:
@@ -43,8 +48,45 @@ def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "L"], int]:
                 raise AudioError(f"{path} has {seconds:.0f} s, allowed are {MAX_FILE_SECONDS} s at most: cut it first")
             wav = file.read(frames=MAX_FILE_SECONDS * rate, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path} cannot be read as audio ({error}); give a WAV, FLAC or Ogg file") from error
+        wav, rate = _read_by_ffmpeg(path, error), FFMPEG_RATE
     return _mono(wav, str(path), axis=1), rate
+
+
+def _read_by_ffmpeg(path: Path, error: Exception) -> Float[np.ndarray, "L 1"]:
+    """Samples at `FFMPEG_RATE` of what ffmpeg's libraries read, mixed down; AudioError where they are not there.
+
+    No other file or address is opened, whatever a playlist in the file says.
+    """
+    unreadable = f"{path} cannot be read as audio ({error})"
+    limit = MAX_FILE_SECONDS * FFMPEG_RATE
+    try:
+        import av
+    except ImportError:
+        if (program := shutil.which("ffmpeg")) is None:
+            raise AudioError(
+                f"{unreadable}; give a WAV, FLAC, Ogg or MP3 file, or install PyAV (`pip install av`) or ffmpeg"
+            ) from error
+        words = ["-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path.resolve()}", "-vn"]
+        words += ["-t", str(MAX_FILE_SECONDS), "-ac", "1", "-ar", str(FFMPEG_RATE), "-f", "f32le", "pipe:1"]
+        done = subprocess.run([program, *words], capture_output=True)
+        if done.returncode:
+            raise AudioError(f"{unreadable}, nor by ffmpeg ({done.stderr.decode(errors='replace').strip()})") from error
+        return np.frombuffer(done.stdout, dtype="<f4")[:, None]
+    pieces, length = [np.zeros(0, dtype=np.float32)], 0
+    try:
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=FFMPEG_RATE)
+            for frame in container.decode(audio=0):
+                pieces += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+                length += len(pieces[-1])
+                if length > limit:
+                    raise AudioError(f"{path} has more than the {MAX_FILE_SECONDS} s that are allowed: cut it first")
+            pieces += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    except (av.FFmpegError, IndexError, ValueError) as unable:
+        if isinstance(unable, AudioError):
+            raise
+        raise AudioError(f"{unreadable}, nor by PyAV ({unable}); give a WAV, FLAC, Ogg or MP3 file") from error
+    return np.concatenate(pieces)[:, None]
 
 
 def load_speech(

@@ -59,8 +59,8 @@ def load_checkpoint(folder: Path, form: str) -> tuple[dict[str, torch.Tensor], d
     except ValueError as error:
         raise CheckpointError(f"{config}: not JSON ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != form:
-        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        raise CheckpointError(f"{config}: format {found!r}, expected {form!r}")
+        stated = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise CheckpointError(f"{config}: format {stated!r}, expected {form!r}")
     if sha256(weights) != meta.get("weights_sha256"):
         raise CheckpointError(f"{weights}: its sha256 is not the one in config.json: truncated, or of another save")
     try:

@@ -158,10 +158,9 @@ class TrainConfig(Config):
     other_utterance: float = Field(0.5, ge=0, le=1)  # share of prompts from another utterance of the speaker
     own_prompt: float = Field(0.0, ge=0, le=1)  # share cut out of the target itself, which teach to copy what is there
     phrases: float = Field(0.0, ge=0, le=1)  # share of targets that are a few words between pauses, where there are
-    speeds: tuple[float, ...] = (1.0,)  # the training speech, played that many times as fast
-    timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target; mini codec only
-    # of a training from a pack only
     prompt_lengths: tuple[float, ...] = ()  # seconds of the longest prompt of a batch, drawn; else `prompt_seconds`
+    # variation, of the mini codec's features alone
+    timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target
     virtual_voices: float = Field(0.0, ge=0, le=1)  # share of examples whose pitch and formants are shifted apart
     noisy_prompts: float = Field(0.0, ge=0, le=1)  # share of prompts with noise or other speech in them
     # codec only
@@ -172,21 +171,14 @@ class TrainConfig(Config):
     @classmethod
     def _tuple(cls, value):
         if isinstance(value, dict):
-            several = ("betas", "speeds", "prompt_lengths")
+            several = ("betas", "prompt_lengths")
             value = {k: tuple(v) if k in several and isinstance(v, list) else v for k, v in value.items()}
         return value
 
     @property
-    def augmented(self) -> bool:
-        """Whether the training speech is varied."""
-        return self.speeds != (1.0,) or self.timbre_db > 0
-
-    @model_validator(mode="after")
-    def _check(self):
-        different = len(set(self.speeds)) == len(self.speeds) > 0
-        if not different or not all(0.5 <= speed <= 2 for speed in self.speeds):
-            raise ValueError(f"speeds {list(self.speeds)} must be different factors between 0.5 and 2")
-        return self
+    def varied(self) -> bool:
+        """Whether each example of the training speech is varied anew."""
+        return self.timbre_db > 0 or self.virtual_voices > 0 or self.noisy_prompts > 0
 
 
 class DataConfig(Config):
@@ -218,8 +210,10 @@ class Preset(Config):
             raise ValueError(
                 f"decoding.steps has {len(self.decoding.steps)} entries for a codec of {self.codec.n_q} layers"
             )
-        if self.train_model.augmented and self.codec.kind != "mini":
-            raise ValueError("train_model.speeds and timbre_db work on the mini codec's features alone")
+        if self.train_model.varied and self.codec.kind != "mini":
+            raise ValueError(
+                "train_model.timbre_db, virtual_voices and noisy_prompts work on the mini codec's features alone"
+            )
         return self
 
 

@@ -35,6 +35,12 @@ class Noise:
         np.negative(np.log(x, out=x), out=x)
         return np.negative(np.log(x, out=x), out=x)
 
+    def drift(self, length: int, width: int = 9) -> np.ndarray:
+        """Standard normal noise (length,), float32, that changes slowly: neighbours within `width` are alike."""
+        weights = np.hanning(width + 2)[1:-1]
+        white = self._words.standard_normal(length + width - 1)
+        return np.convolve(white, weights / np.sqrt(np.square(weights).sum()), "valid").astype(np.float32)
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis; float32."""
@@ -43,10 +49,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def round_durations(log_durations: np.ndarray, spoken: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """Predicted log(d + 1) (p,) to whole frames: the running total is rounded, a spoken phone has at least one."""
-    wanted = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.float32(scale)
-    total = wanted.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
+def round_durations(log_durations: np.ndarray, spoken: np.ndarray, scale: float | np.ndarray = 1.0) -> np.ndarray:
+    """Predicted log(d + 1) (p,) to whole frames: the running total is rounded, a spoken phone has at least one.
+
+    scale: one factor, or one for each phone (p,).
+    """
+    frames_of_phone = np.maximum(np.expm1(log_durations.astype(np.float32)), 0) * np.asarray(scale, dtype=np.float32)
+    total = frames_of_phone.cumsum(dtype=np.float64).astype(np.float32)  # torch sums in double, too
     frames = np.diff(np.rint(total).astype(np.int64), prepend=0)
     return np.where(spoken, np.maximum(frames, 1), frames)
 
@@ -77,10 +86,10 @@ def iterative_decode(run_pass: Pass, *args: Any, **options: Any) -> np.ndarray:
     logits = None
     while True:
         try:
-            wanted = passes.send(logits)
+            request = passes.send(logits)
         except StopIteration as done:
             return done.value
-        logits = run_pass(*wanted)
+        logits = run_pass(*request)
 
 
 def decoding_passes(

@@ -59,20 +59,28 @@ class AudioError(ValueError):
     """A recording that cannot be used, or sound that cannot be written, with the reason."""
 
 
+def pcm_bytes(wav: np.ndarray) -> bytes:
+    """Float samples (L,) as 16-bit little-endian integers; what lies outside [-1, 1] is clipped."""
+    return np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes()
+
+
+def comment_chunk(comment: str) -> bytes:
+    """A comment as the chunk of a WAV file that holds it (LIST, INFO, ICMT); nothing for none."""
+    text = comment.encode() + b"\0"
+    text += b"\0" * (len(text) % 2)
+    info = b"INFOICMT" + len(text).to_bytes(4, "little") + text
+    return b"LIST" + len(info).to_bytes(4, "little") + info if comment else b""
+
+
 def wav_bytes(wav: np.ndarray, sample_rate: int, comment: str = "") -> bytes:
-    """Float samples (L,) as a 16-bit mono WAV file; what lies outside [-1, 1] is clipped. comment: its INFO, ICMT."""
+    """Float samples (L,) as a 16-bit mono WAV file; see `pcm_bytes`."""
     encoded = io.BytesIO()
     with wave.open(encoded, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(sample_rate)
-        out.writeframes(np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes())
-    if not comment:
-        return encoded.getvalue()
-    text = comment.encode() + b"\0"
-    text += b"\0" * (len(text) % 2)
-    info = b"INFOICMT" + len(text).to_bytes(4, "little") + text
-    body = encoded.getvalue()[8:] + b"LIST" + len(info).to_bytes(4, "little") + info
+        out.writeframes(pcm_bytes(wav))
+    body = encoded.getvalue()[8:] + comment_chunk(comment)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 

@@ -17,7 +17,7 @@ from ms_core.layers import lengths_to_mask
 from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
 from ms_core.smd import SpeechMaskDecoder, apply_mask
 from ms_core.speaker import SpeakerEncoder
-from ms_core.text import PHONES
+from ms_core.text import LANGUAGES, PHONES, phone_table
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
 FORMAT = "ms-model-1"
@@ -78,6 +78,7 @@ class MobileSpeechModel(nn.Module):
         super().__init__()
         self.config, self.codec_config = config, codec_config
         self.decoding = DecodingConfig(steps=(16,) + (1,) * (codec_config.n_q - 1))  # how it is meant to be decoded
+        self.language = "en"  # a name of `text.LANGUAGES`
         self.text = PhoneEncoder(config, len(PHONES))
         self.position_in_phone = nn.Linear(2, config.dim)
         self.extractor = DurationExtractor(config, len(PHONES)) if config.prompt_durations else None
@@ -236,7 +237,8 @@ class MobileSpeechModel(nn.Module):
             "codec_config": self.codec_config.model_dump(mode="json"),
             "decoding": self.decoding.model_dump(mode="json"),
             "token_digest": codec.token_digest,
-            "phones": list(PHONES),
+            "language": self.language,
+            "phones": list(phone_table(self.language)),
             "provenance": provenance,
         }
         save_checkpoint(folder, {k: v.half() for k, v in self.state_dict().items()}, meta)
@@ -251,11 +253,15 @@ class MobileSpeechModel(nn.Module):
                     f"{folder}: trained on tokens {meta['token_digest']}, this codec makes {codec.token_digest}; "
                     "use the codec that was saved with the model"
                 )
-            if meta["phones"] != list(PHONES):
+            language = meta.get("language", "en")  # older checkpoints do not say
+            if language not in LANGUAGES:
+                raise CheckpointError(f"{folder}: speaks {language!r}; this version reads {', '.join(LANGUAGES)}")
+            if meta["phones"] != list(phone_table(language)):
                 raise CheckpointError(f"{folder}: its phone table is not this version's")
             config = parse(ModelConfig, meta["config"], str(folder))
             model = cls(config, parse(CodecConfig, meta["codec_config"], str(folder)), codec.codebooks())
             model.load_state_dict({_new_name(k): v.float() for k, v in tensors.items()})
+            model.language = language
             model.decoding = parse(DecodingConfig, meta["decoding"], str(folder))
         return model.eval()
 

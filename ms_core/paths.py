@@ -1,8 +1,9 @@
 """Every folder that this project reads or writes, in one place.
 
-All are absolute and follow from this file's own position, so that a notebook, a test and the command line agree from
-whatever folder they are started. Two environment variables override: MS_DATA (recorded speech) and MS_RUNS (training
-runs and caches); they are read at each call, so that a test can point them elsewhere.
+All are absolute. In the repository they follow from this file's own position, so that a notebook, a test and the
+command line agree from whatever folder they are started; an installed package works in the working folder. Three
+environment variables override: MS_HOME (all of it), MS_DATA (recorded speech) and MS_RUNS (training runs and caches);
+they are read at each call, so that a test can point them elsewhere.
 """
 
 import os
@@ -12,19 +13,23 @@ PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 PRESETS = PACKAGE / "presets"
 ASSETS = PACKAGE / "assets"
-NOTEBOOKS = ROOT / "notebooks"
-RESULTS = ROOT / "results"
-FIGURES = ROOT / "figures"
+NOTEBOOKS = ROOT / "notebooks"  # the repository's own
+
+
+def home() -> Path:
+    """Where notebooks, results, figures, data and runs lie: $MS_HOME, else the repository, else the working folder."""
+    repository = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("MS_HOME") or repository).expanduser().resolve()
 
 
 def data() -> Path:
-    """The folder of recorded speech: $MS_DATA, else `data/` in the repository."""
-    return Path(os.environ.get("MS_DATA") or ROOT / "data").expanduser().resolve()
+    """The folder of recorded speech: $MS_DATA, else `data/` at home."""
+    return Path(os.environ.get("MS_DATA") or home() / "data").expanduser().resolve()
 
 
 def runs() -> Path:
-    """The folder of training runs, caches and executed notebooks: $MS_RUNS, else `runs/` in the repository."""
-    return Path(os.environ.get("MS_RUNS") or ROOT / "runs").expanduser().resolve()
+    """The folder of training runs and caches: $MS_RUNS, else `runs/` at home."""
+    return Path(os.environ.get("MS_RUNS") or home() / "runs").expanduser().resolve()
 
 
 def run(preset: str) -> Path:
@@ -33,13 +38,13 @@ def run(preset: str) -> Path:
 
 
 def results(preset: str) -> Path:
-    """Where a preset's JSON records lie."""
-    return RESULTS / preset
+    """Where a preset's JSON records, tables and executed notebooks lie."""
+    return home() / "results" / preset
 
 
 def figures(preset: str) -> Path:
     """Where a preset's figures lie."""
-    return FIGURES / preset
+    return home() / "figures" / preset
 
 
 def shipped(preset: str) -> Path:

@@ -1,9 +1,9 @@
-"""The chain of notebooks: each is a doit task that papermill executes, again only when what it rests on has changed.
+"""The chain of notebooks, which papermill executes: each one again only when what it rests on has changed.
 
-A stage rests on its notebook, the whole package with its weights, its parameters, the list of recordings, and the
-executed notebook of the stage before; the last one on all results as well. Executed notebooks lie in
-`<runs>/<preset>/notebooks/`: under a hidden name while they run, under their own name once whole, and as
-`<stage>.failed.ipynb` when a cell failed.
+A stage rests on the code of its notebook and of those modules of the package that it imports, at any depth, without
+their comments and docstrings; on the package's weights and presets, its parameters and the list of recordings; the last
+one on all results as well. It is also run where a file that it wrote is missing. A small executed copy goes to
+`results/<preset>/notebooks/`; while it runs, and where a cell failed, it lies in `<runs>/<preset>/notebooks/`.
 
 papermill only warns of a parameter that a notebook does not have; here that is an error before anything runs.
 """
@@ -15,13 +15,15 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from ms_core import paths
+from ms_core.files import sha256, write_atomic, write_json
 
 STAGES = (
     "01_data_prep",
@@ -34,7 +36,7 @@ STAGES = (
     "07_tables_and_figures",
 )
 KERNEL = "ms-core"  # name of the temporary kernel, which is the interpreter that runs the pipeline
-STATE = ".doit.json"
+STATE = "stages.json"  # stage -> the digest of what it rests on, and the files that it wrote
 START_TIMEOUT = 300  # seconds that a kernel may take to start; a busy machine can need more than papermill's 60
 
 
@@ -61,18 +63,25 @@ def find_stage(name: str, stages: Sequence[str] = STAGES) -> int:
     raise PipelineError(f"unknown stage {name!r}: choose one of {', '.join(stages)}")
 
 
-def parse_parameters(assignments: Sequence[str]) -> dict[str, object]:
-    """["NAME=VALUE", ...] as a dict; a value is read as YAML, so that 3 is a number and [a, b] a list."""
+def parse_parameters(assignments: Sequence[str]) -> dict[str, str]:
+    """["NAME=VALUE", ...] as a dict; `plan` reads the values as the notebooks' defaults say."""
     values = {}
     for text in assignments:
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier():
             raise PipelineError(f"parameter {text!r}: give it as NAME=VALUE")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise PipelineError(f"parameter {name}: {value!r} is not a YAML value") from None
+        values[name] = value
     return values
+
+
+def _read_as(name: str, value: object, default: object) -> object:
+    """A value of the command line: text where the default is text, else YAML: 3 is a number, [a, b] a list."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise PipelineError(f"parameter {name}: {value!r} is not a YAML value") from None
 
 
 def notebook_parameters(notebook: Path) -> dict[str, object]:
@@ -93,7 +102,7 @@ def _same_kind(value: object, default: object) -> bool:
     if value is None or default is None or type(value) is type(default):
         return True
     number = isinstance(value, int) and not isinstance(value, bool)
-    return (isinstance(default, float) and number) or (isinstance(default, tuple) and isinstance(value, list))
+    return isinstance(default, float) and number
 
 
 def plan(
@@ -109,7 +118,7 @@ def plan(
     Each notebook gets `PRESET` and those of `parameters` that its parameters cell has. Raises PipelineError for an
     unknown stage, a missing notebook, a parameter that no notebook of the plan has, or a value of another type.
     """
-    notebooks = Path(notebooks or paths.NOTEBOOKS)
+    notebooks = Path(notebooks or paths.home() / "notebooks")
     if first and only:
         raise PipelineError(f"--from {first} and --only {only} exclude each other: give one of them")
     names = list(stages)
@@ -118,7 +127,8 @@ def plan(
     elif first:
         names = list(stages[find_stage(first, stages) :])
     if missing := [name for name in names if not (notebooks / f"{name}.ipynb").is_file()]:
-        raise PipelineError(f"no notebook {', '.join(f'{name}.ipynb' for name in missing)} in {notebooks}")
+        files = ", ".join(f"{name}.ipynb" for name in missing)
+        raise PipelineError(f"no notebook {files} in {notebooks}: take them from the repository, or give --home FOLDER")
     known = {name: notebook_parameters(notebooks / f"{name}.ipynb") for name in names}
     if without := [name for name, found in known.items() if "PRESET" not in found]:
         raise PipelineError(f"{', '.join(without)}: no PRESET in a cell tagged `parameters`")
@@ -130,73 +140,67 @@ def plan(
             hint = "use --preset" if key == "PRESET" else f"choose among {', '.join(choices) or 'none'}"
             raise PipelineError(f"no parameter {key!r} to set in {', '.join(names)}: {hint}")
         for name, default in having.items():
+            value = _read_as(key, value, default)
             if not _same_kind(value, default):
                 raise PipelineError(f"parameter {key}={value!r} of {name}: expected a value like {default!r}")
-    folder = paths.run(preset) / "notebooks"
     return [
         Stage(
             name,
             notebooks / f"{name}.ipynb",
-            folder / f"{name}.ipynb",
-            {"PRESET": preset, **{k: v for k, v in wanted.items() if k in known[name]}},
+            paths.results(preset) / "notebooks" / f"{name}.ipynb",
+            {"PRESET": preset, **{k: _read_as(k, v, known[name][k]) for k, v in wanted.items() if k in known[name]}},
         )
         for name in names
     ]
 
 
-def package_digest(package: Path = paths.PACKAGE) -> str:
-    """sha256 over all files of the package, shipped weights among them, by name and content."""
-    return _digest(package, (path for path in package.rglob("*") if "__pycache__" not in path.parts))
+def _bare(code: str) -> str:
+    """Python without comments, docstrings and blank space."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = node.body[1:] if ast.get_docstring(node) and node.body[1:] else node.body
+    return ast.unparse(tree)
 
 
-def input_digest(stage: Stage) -> str:
-    """sha256 over what a stage reads besides the package: the list of recordings; the last one, all results as well."""
-    files = [paths.data() / "manifest.tsv"]
+def _imported(code: str, package: Path) -> set[Path]:
+    """The files of the package that code imports, at any depth, with the `__init__.py` of their rooms."""
+    files: set[Path] = set()
+    waiting = [code]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            for name in [name for name in names if name.split(".")[0] == package.name]:
+                parts = name.split(".")[1:]
+                rooms = [package.joinpath(*parts[:depth], "__init__.py") for depth in range(len(parts) + 1)]
+                modules = [
+                    package.joinpath(*parts[:depth]).with_suffix(".py") for depth in (len(parts) - 1, len(parts))
+                ]
+                new = {file for file in (*rooms, *modules) if file.is_file()} - files
+                files |= new
+                waiting += [file.read_text() for file in new]
+    return files
+
+
+def stage_digest(stage: Stage, package: Path = paths.PACKAGE) -> str:
+    """sha256 over what a stage rests on: see above."""
+    import nbformat
+
+    cells = [cell.source for cell in nbformat.read(stage.notebook, as_version=4).cells if cell.cell_type == "code"]
+    code = "\n".join(cells)
+    digest = hashlib.sha256(json.dumps([stage.parameters, _bare(code)]).encode())
+    for file in sorted(_imported(code, package)):
+        digest.update(f"{file.relative_to(package)}\n{_bare(file.read_text())}\n".encode())
+    inputs = [file for folder in ("assets", "presets") for file in sorted((package / folder).rglob("*"))]
+    inputs += [paths.data() / "manifest.tsv"]
     if stage.name == STAGES[-1]:
-        files += paths.results(str(stage.parameters["PRESET"])).glob("*.json*")
-    return _digest(paths.ROOT, files)
-
-
-def _digest(root: Path, files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in files if path.is_file()):
-        digest.update(f"{os.path.relpath(path, root)}\n".encode() + path.read_bytes() + b"\n")
+        inputs += sorted(paths.results(str(stage.parameters["PRESET"])).glob("*.json*"))
+    for file in inputs:
+        if file.is_file():
+            digest.update(f"{file.name}\n{sha256(file)}\n".encode())
     return digest.hexdigest()
-
-
-class Ledger:
-    """What each stage was last made from: doit's tasks and its dependency file."""
-
-    def __init__(self, file: Path):
-        from doit.dependency import Dependency, JsonDB
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.dependency = Dependency(JsonDB, str(file))
-
-    def task(self, stage: Stage, before: Path | None):
-        """The doit task of a stage; `before` is the executed notebook of the stage before."""
-        from doit.task import Task
-        from doit.tools import config_changed
-
-        source = hashlib.sha256(stage.notebook.read_bytes()).hexdigest()
-        rests_on = {"parameters": json.dumps(stage.parameters), "notebook": source}
-        rests_on |= {"package": package_digest(), "inputs": input_digest(stage)}
-        earlier = [str(before)] if before and before.is_file() else []
-        current = [config_changed(rests_on)]
-        return Task(stage.name, None, file_dep=earlier, targets=[str(stage.output)], uptodate=current)
-
-    def is_current(self, task) -> bool:
-        return self.dependency.get_status(task, None).status == "up-to-date"
-
-    def forget(self, task) -> None:
-        """A stage that is about to run is not current, whatever happens to it."""
-        self.dependency.remove_success(task)
-        self.dependency.backend.dump()
-
-    def save(self, task) -> None:
-        task.save_extra_values()
-        self.dependency.save_success(task)
-        self.dependency.backend.dump()
 
 
 @contextlib.contextmanager
@@ -214,25 +218,26 @@ def own_kernel() -> Iterator[str]:
         (kernel / "kernel.json").write_text(json.dumps(spec))
         folders = ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
         changed = {"JUPYTER_PATH": str(root), **{key: str(root / key.lower()) for key in folders}}
-        before = {key: os.environ.get(key) for key in changed}
+        before = os.environ.copy()
         os.environ.update(changed)
         try:
             yield KERNEL
         finally:
-            for key, value in before.items():
-                os.environ.pop(key, None)
-                if value is not None:
-                    os.environ[key] = value
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def execute(stage: Stage) -> None:
-    """Run one notebook, in its own folder. Raises PipelineError with the failing cell's error."""
+    """Run a notebook in its own folder and keep a small copy. Raises PipelineError with the failing cell's error."""
+    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    stage.output.parent.mkdir(parents=True, exist_ok=True)
-    running = stage.output.with_name(f".{stage.name}.running.ipynb")
-    failed = stage.output.with_suffix(".failed.ipynb")
+    from ms_core.report.notebooks import shrink
+
+    folder = paths.run(str(stage.parameters["PRESET"])) / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    running, failed = folder / f".{stage.name}.running.ipynb", folder / f"{stage.name}.failed.ipynb"
     try:
         with own_kernel() as kernel:
             papermill.execute_notebook(
@@ -254,7 +259,9 @@ def execute(stage: Stage) -> None:
                 f"{error.source.rstrip()}\nthe notebook up to there is {failed}"
             ) from None
         raise
-    running.replace(stage.output)
+    executed = shrink(nbformat.read(running, as_version=4))
+    write_atomic(stage.output, lambda temporary: nbformat.write(executed, temporary))
+    running.unlink()
     failed.unlink(missing_ok=True)
 
 
@@ -274,15 +281,13 @@ def reproduce(
     Returns the names of the stages that ran, or with `dry_run` would run. Raises PipelineError as `plan` and `execute`.
     """
     chosen = plan(preset, parameters, first, only, notebooks, stages)
-    folder = paths.run(preset) / "notebooks"
-    ledger = Ledger(folder / STATE)
+    file = paths.run(preset) / "notebooks" / STATE
+    known = json.loads(file.read_text()) if file.is_file() else {}
     ran: list[str] = []
     for stage in chosen:
-        index = list(stages).index(stage.name)
-        before = folder / f"{stages[index - 1]}.ipynb" if index else None
-        task = ledger.task(stage, before)
-        current = ledger.is_current(task)
-        if current and not (first or only) and not (dry_run and ran):  # what would run makes all after it stale
+        before, digest = known.get(stage.name, {}), stage_digest(stage)
+        there = stage.output.is_file() and all((paths.home() / name).is_file() for name in before.get("files", ()))
+        if before.get("digest") == digest and there and not (first or only):
             echo(f"{stage.name}: up to date")
             continue
         ran.append(stage.name)
@@ -290,7 +295,15 @@ def reproduce(
             echo(f"{stage.name}: would run with {json.dumps(stage.parameters)}")
             continue
         echo(f"{stage.name}: runs, see {stage.output}")
-        ledger.forget(task)
+        write_json(file, {name: entry for name, entry in known.items() if name != stage.name})  # stale while it runs
+        start = time.time_ns()
         execute(stage)
-        ledger.save(task)
+        known[stage.name] = {"digest": stage_digest(stage), "files": _written_since(start, preset)}
+        write_json(file, known)
     return ran
+
+
+def _written_since(start: int, preset: str) -> list[str]:
+    """Records and figures of a preset that are newer than a time in nanoseconds, as paths from home."""
+    files = [file for folder in (paths.results(preset), paths.figures(preset)) for file in folder.glob("*.*")]
+    return sorted(str(file.relative_to(paths.home())) for file in files if file.stat().st_mtime_ns >= start)

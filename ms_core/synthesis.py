@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from ms_core.align import align, durations
-from ms_core.audio import load_speech, resample
+from ms_core.audio import AudioError, load_speech, resample
+from ms_core.captions import Speech
 from ms_core.checkpoint import checkpoint_folder
 from ms_core.codec import Codec, load_codec
 from ms_core.config import DecodingConfig
-from ms_core.crossfade import joined, planned
+from ms_core.controls import Controls, Part
+from ms_core.crossfade import joined
 from ms_core.decoding import decoding_passes
 from ms_core.files import sha256
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.prompt import Condition
-from ms_core.synthesizer import CHUNK_PHONES, SynthesisError, Synthesizer
-from ms_core.text import PHONES, chunks, phone_ids, phonemise
+from ms_core.recogniser import EvaluatorError, recogniser
+from ms_core.script import Passage
+from ms_core.synthesizer import CHUNK_PHONES, Synthesizer
+from ms_core.text import PHONES, phone_ids
 from ms_core.tokens import Tokens, Voice
 
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
@@ -35,9 +39,12 @@ class _Grid:
     """One part of one text, to be filled."""
 
     condition: Condition
-    frames: int
-    seed: int
+    part: Part
     codes: np.ndarray | None = None  # (n, frames), once filled
+
+    @property
+    def frames(self) -> int:
+        return sum(self.part.frames)
 
 
 class MobileSpeech(Synthesizer):
@@ -49,7 +56,8 @@ class MobileSpeech(Synthesizer):
     def __init__(self, codec: Codec, model: MobileSpeechModel, decoding: DecodingConfig, checkpoint: str = ""):
         self.codec, self.model, self.decoding, self.checkpoint = codec, model.eval(), decoding, checkpoint
         self.sample_rate, self.token_digest = codec.config.sample_rate, codec.token_digest
-        self.n_q, self.bins = codec.config.n_q, codec.config.bins
+        self.n_q, self.bins, self.frame_rate = codec.config.n_q, codec.config.bins, codec.config.frame_rate
+        self.language = model.language
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -67,7 +75,7 @@ class MobileSpeech(Synthesizer):
     def voice(
         self,
         prompt: str | Path | np.ndarray | tuple[np.ndarray, int],
-        text: str,
+        text: str | None = None,
         seconds: float | None = PROMPT_SECONDS,
         meta: dict[str, str] | None = None,
     ) -> Voice:
@@ -75,14 +83,17 @@ class MobileSpeech(Synthesizer):
 
         Args:
             prompt: an audio file, samples at `sample_rate`, or (samples, their rate); 1 to 30 s of clear speech.
-            text: what is said in it.
+            text: what is said in it; where None, whisper-base hears it, and `meta["text"]` of the voice says what.
             seconds: use the first words of about this length, as the model was trained on; None keeps all.
 
-        Raises AudioError (unusable recording), TextError (unreadable text) or AlignmentError (they do not match).
+        Raises AudioError (unusable recording), TextError (unreadable text), AlignmentError (they do not match), or
+        EvaluatorError (no text, and no recogniser either).
         """
         source, rate = prompt if isinstance(prompt, tuple) else (prompt, None)
         wave = load_speech(source, self.sample_rate, source_rate=rate)
-        phones = align(resample(wave, self.sample_rate, ALIGN_RATE), text)
+        heard = resample(wave, self.sample_rate, ALIGN_RATE)
+        text = _transcript(heard) if text is None else text
+        phones = align(heard, text)
         codes = self.codec.encode(torch.from_numpy(wave)[None, None].to(self.device))[0].cpu().numpy()  # (n, t)
         frames = durations(phones, codes.shape[1], self.codec.config.frame_rate)
         whole = Tokens(np.array(phone_ids(phones.phones)), np.array(frames), codes)
@@ -127,52 +138,45 @@ class MobileSpeech(Synthesizer):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def synthesize_batch(
+    def speak_batch(
         self,
-        texts: Sequence[str],
-        voices: Voice | str | Path | Sequence[Voice | str | Path],
+        texts: Sequence[str | Sequence[Passage]],
+        voices: Sequence[Voice],
         seed: int = 0,
         steps: Sequence[int] | None = None,
-    ) -> list[np.ndarray]:
-        """Speak several texts at once, which a GPU does in little more time than one: samples (l,) of each.
+        **controls: object,
+    ) -> list[Speech]:
+        """`Synthesizer.speak_batch`: grids are filled together, `BATCH_FRAMES` at a time.
 
-        voices: one for all, or one for each text; see `synthesize`, whose results these are, text by text, with the
-        same seed. Grids are filled together, `BATCH_FRAMES` at a time; a sum may be rounded otherwise in a batch, so
-        that where two tokens are equally likely to six digits the other one may be taken. Our choice.
-        Raises SynthesisError where there are not as many voices as texts, and what `synthesize` raises.
+        A sum may be rounded otherwise in a batch, so that where two tokens are equally likely to six digits the other
+        one may be taken. Our choice.
         """
-        texts = list(texts)
-        voices = [voices] * len(texts) if isinstance(voices, Voice | str | Path) else list(voices)
-        if len(voices) != len(texts):
-            raise SynthesisError(f"{len(voices)} voices for {len(texts)} texts: give one, or one for each text")
-        steps = self._steps(steps, seed)
-        loaded = {v: self.load_voice(v) for v in voices if not isinstance(v, Voice)}
-        voices = [v if isinstance(v, Voice) else loaded[v] for v in voices]
+        asked = Controls(**controls)
+        passes = self._passes(steps, seed, asked.variety)
+        passages = [self.read(text, asked) for text in texts]
         by_voice = sorted(range(len(texts)), key=lambda i: id(voices[i]))  # each is encoded once
-        read = {i: self._grids(texts[i], voices[i], seed) for i in by_voice}
-        for together in _together([grid for _, grids in read.values() for grid in grids]):
-            self._fill(together, steps)
-        return [self._join(*read[i]) for i in range(len(texts))]
+        read = {i: self._grids(passages[i], voices[i], seed, asked) for i in by_voice}
+        for together in _together([grid for grids in read.values() for grid in grids]):
+            self._fill(together, *passes)
+        return [self._join(passages[i], read[i]) for i in range(len(texts))]
 
-    def _grids(self, text: str, voice: Voice | str | Path, seed: int) -> tuple[list[tuple], list[_Grid]]:
-        """How a text is cut into parts (`crossfade.planned`), and the grids of these."""
-        phones = phonemise(text)
-        parts = chunks(phones, self.chunk_phones)
-        plan = list(planned(phones, parts, lambda some: self.predict_durations(some, voice)))
-        states, grids = self.encode_voice(voice), []
-        for number, (part, (given, _)) in enumerate(zip(parts, plan, strict=True)):
-            condition, frames = self._conditioned(part, states, given)
-            grids.append(_Grid(condition, int(frames.sum()), seed + number))
-        return plan, grids
+    def _grids(self, passages: Sequence[Passage], voice: Voice, seed: int, controls: Controls) -> list[_Grid]:
+        """The parts of a text, to be filled."""
+        grids = []
+        for part in self.parts(passages, voice, controls, seed):
+            condition, _ = self._conditioned(part.phones, self.encode_voice(part.voice), part.frames)
+            grids.append(_Grid(condition, part))
+        return grids
 
-    def _join(self, plan: list[tuple], grids: list[_Grid]) -> np.ndarray:
-        return np.concatenate(list(joined(plan, lambda number, _: self.decode(grids[number].codes))))
+    def _join(self, passages: Sequence[Passage], grids: list[_Grid]) -> Speech:
+        plan = [(grid.part.frames, grid.part.pause, grid.part.silences) for grid in grids]
+        wave = np.concatenate(list(joined(plan, lambda number, _: self.decode(grids[number].codes))))
+        return Speech(wave, self.sample_rate, passages, [f for grid in grids for f in grid.part.lasting()])
 
     @torch.inference_mode()
-    def _fill(self, grids: Sequence[_Grid], steps: Sequence[int]) -> None:
+    def _fill(self, grids: Sequence[_Grid], steps: Sequence[int], *temperatures: float) -> None:
         """Set the codes of grids, of which each pass computes all at once."""
-        temperatures = self.decoding.temperature, self.decoding.choice_temperature
-        decoders = [decoding_passes(self.n_q, self.bins, g.frames, steps, g.seed, *temperatures) for g in grids]
+        decoders = [decoding_passes(self.n_q, self.bins, g.frames, steps, g.part.seed, *temperatures) for g in grids]
         lengths = torch.from_numpy(np.array([g.frames for g in grids])).to(self.device)
         mask = lengths_to_mask(lengths, max(g.frames for g in grids))
         condition = _padded([g.condition for g in grids])
@@ -196,6 +200,19 @@ class MobileSpeech(Synthesizer):
     @torch.inference_mode()
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         return self.codec.decode(torch.from_numpy(codes)[None].to(self.device))[0, 0].float().cpu().numpy()
+
+
+def _transcript(wave: np.ndarray) -> str:
+    """What whisper-base hears in samples (l,) at `ALIGN_RATE`."""
+    try:
+        text = recogniser("base")(wave).strip()
+    except EvaluatorError as error:
+        raise EvaluatorError(
+            f"give the words of the prompt: no recogniser hears them ({error}); `pip install 'ms-core[eval]'` has one"
+        ) from None
+    if not text:
+        raise AudioError("no words are heard in the prompt: give another one, or say what is said in it")
+    return text
 
 
 def _together(grids: Sequence[_Grid]) -> Iterator[list[_Grid]]:

@@ -43,14 +43,15 @@ __all__ = [
     "chunks",
     "normalise",
     "phone_ids",
+    "phone_table",
     "phonemise",
     "phones_of",
     "pronunciations",
 ]
 
 LANGUAGES = {"en": "ms_core.english"}
-"""The languages that can be read, each with the package that reads it: `clean`, `read`, `pronounce`, `pronunciations`
-(see `ms_core.english`)."""
+"""The languages that can be read, each with the package that has its front end, its readings and its phone table: what
+`ms_core.english` names in `__all__`."""
 
 MAX_WORDS = 2000
 """The longest text that is read at once: about a quarter of an hour of speech."""
@@ -71,6 +72,11 @@ def _language(name: str) -> ModuleType:
     return import_module(LANGUAGES[name])
 
 
+def phone_table(language: str = "en") -> tuple[str, ...]:
+    """The symbols that a model of a language is given; a symbol's index is its id. TextError for one unknown."""
+    return _language(language).PHONES
+
+
 def normalise(text: str, language: str = "en") -> list[str]:
     """Words in lower case and the pauses "," and "." between them; a spelled letter is written "b.".
 
@@ -82,6 +88,13 @@ def normalise(text: str, language: str = "en") -> list[str]:
     `MAX_WORDS` words (before any of the work) or with letters that the language has not. Emoji and other symbols
     without a reading, tags and comments are left out with a TextWarning that names them.
     """
+    words = read_words(text, language)
+    check_words(words, text)
+    return _merge_pauses(words)
+
+
+def read_words(text: str, language: str = "en") -> list[str]:
+    """`normalise` for a piece of a text: there may be no word, and pauses stand at the edges and beside each other."""
     reader = _language(language)
     if not isinstance(text, str):
         raise TextError(f"the text must be a string, got {type(text).__name__}")
@@ -97,12 +110,15 @@ def normalise(text: str, language: str = "en") -> list[str]:
             raise TextError(
                 f"{shortened(token)} has {len(token):,} characters without a space; at most {MAX_LETTERS} are read"
             )
-    words = reader.read(plain)
+    return reader.read(plain)
+
+
+def check_words(words: Iterable[str], text: str) -> None:
+    """Raises TextError where the words and pauses of a text have nothing to say, or too many words."""
     spoken = sum(word not in BOUNDARIES for word in words)
     if not spoken:
         raise TextError(f"the text {shortened(text)} has no word to say; give at least one")
     _refuse_long(spoken)
-    return _merge_pauses(words)
 
 
 def _refuse_long(words: int) -> None:
@@ -133,13 +149,23 @@ def phones_of(words: Iterable[str], language: str = "en") -> list[str]:
     """The phone sequence of already normalised words and pauses; a heteronym is said as the words around it ask."""
     words = list(words)
     phones = [BOUNDARY]
-    for word, pronunciation in zip(words, _language(language).pronounce(words), strict=True):
+    for word, pronunciation in zip(words, pronounce(words, language), strict=True):
         if word in BOUNDARIES:
             phones[-1] = word
         else:
             phones += [*pronunciation, BOUNDARY]
     phones[-1] = BOUNDARY
     return phones
+
+
+def pronounce(words: Sequence[str], language: str = "en") -> list[tuple[str, ...]]:
+    """The phones of each normalised word as the words around it ask; none for a pause."""
+    return _language(language).pronounce(words)
+
+
+def say_as(kind: str, text: str, language: str = "en") -> str:
+    """A text as SSML's `interpret-as` wants it: characters, digits, cardinal, ordinal; warns of kinds unknown."""
+    return _language(language).say_as(kind.lower(), text)
 
 
 def pronunciations(word: str, language: str = "en") -> list[list[str]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
-# how training examples are cut out of utterances: `data.batches` and `training.resident`
+# how training examples are cut out of utterances: `training.resident`
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
 PHRASE_WORDS = 3  # of a short target between pauses, at most
 PAD_TO = 32  # frames or phones, to multiples of which a batch is filled up
@@ -47,16 +47,6 @@ class Tokens:
         ends = np.cumsum(self.durations)
         start, stop = ends[first] - self.durations[first], ends[last]
         return Tokens(self.phones[first : last + 1], self.durations[first : last + 1], self.codes[:, start:stop])
-
-    def split_at(self, boundary: int) -> tuple[Tokens, Tokens]:
-        """The parts before and after a boundary phone; each gets the phone, and a half of its frames."""
-        left, right = self.slice(0, boundary), self.slice(boundary, len(self.phones) - 1)
-        half = self.durations[boundary] // 2
-        kept = left.codes.shape[1] - half
-        return (
-            Tokens(left.phones, np.append(left.durations[:-1], left.durations[-1] - half), left.codes[:, :kept]),
-            Tokens(right.phones, np.append(half, right.durations[1:]), right.codes[:, right.durations[0] - half :]),
-        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +108,14 @@ class Voice:
             raise VoiceError(f"{path}: {codes.shape[1]} frames are too many for a voice (at most {VOICE_FRAMES})")
         names = tuple(PHONES[i] for i in phones)
         return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
+
+
+def shipped_voice(name: str | int | Path) -> Path | None:
+    """The file of a voice that the package carries, "ls-8123" or, since it is LibriSpeech's reader 8123, the number."""
+    for stem in (str(name), f"ls-{name}"):
+        if stem in shipped_voices():
+            return paths.ASSETS / "voices" / f"{stem}.safetensors"
+    return None
 
 
 def shipped_voices() -> list[str]:

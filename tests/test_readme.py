@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from ms_core import cli, paths
+from ms_core.config import load_preset
 from ms_core.evaluation.records import Record, read_records
 from ms_core.pipeline import notebook_parameters
 
@@ -30,6 +32,11 @@ SYSTEMS = {
     "Mega-TTS, the authors' clips": "authors/mega-tts",
     "YourTTS, the authors' clips": "authors/yourtts",
 }
+NO_RECORD = {  # decimal numbers of README that are of no record -> where they are from
+    "7.3": "folder .venv", "4.3": "torch's share of it", ".4": "of a bare installation", "2402.09378": "arXiv",
+    "3.11": "Python", "3.2": "hours of speechocean762", "8.9": "hours of LibriSpeech", ".09": "the paper's abstract",
+    "4.0": "CC BY", ".5": "alpha of the preset",
+}  # fmt: skip
 METRICS = {"wer": 3, "sim_campp": 3, "distillmos": 2}  # columns of the table, with decimals
 
 
@@ -95,6 +102,32 @@ def test_every_file_is_there() -> None:
         assert (paths.ROOT / target).is_file(), target
     for name in re.findall(r"`([\w/]+\.(?:py|yaml))`", README):
         assert (paths.PACKAGE / name).is_file() or (paths.ROOT / name).is_file(), name
+
+
+def test_every_number_is_of_a_record_or_says_where_it_is_from() -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`", "", README, flags=re.DOTALL)
+    known = set(NO_RECORD)
+    for record in records(*(path.name for path in paths.results("mini").glob("*.json") if path.name != "runs.json")):
+        values = [x for x in (record.value, record.ci_low, record.ci_high) if x is not None]
+        values += [record.value * 1e-6] * (record.metric == "params")
+        known |= {short(value, decimals) for value in values for decimals in (1, 2, 3)}
+    numbers = set(re.findall(r"(?<![\w./-])\d*\.\d+(?![\w.]*\w)", prose))
+    assert len(numbers) > 10 and not numbers - known, numbers - known
+    assert NO_RECORD[".5"] and load_preset("mini").mask.alpha == 0.5
+
+
+def test_the_index_of_results_names_every_file() -> None:
+    text = (paths.ROOT / "results" / "README.md").read_text()
+    patterns = [
+        name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    ]
+    folder = paths.ROOT / "results" / "mini"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    lacking = [p.name for p in files if not any(fnmatch(str(p.relative_to(folder)), pattern) for pattern in patterns)]
+    assert files and not lacking
+    for name, rest in re.findall(r"`ms-core (\w+)([^`]*)`", text):
+        known = {option for parameter in get_command(cli.app).commands[name].params for option in parameter.opts}
+        assert {word for word in rest.split() if word.startswith("--")} <= known, name
 
 
 def test_the_table_is_that_of_the_records() -> None:

@@ -16,7 +16,7 @@ from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
 from ms_core.crossfade import SHORTEST, blend
 from ms_core.synthesis import MobileSpeech, first_words
-from ms_core.synthesizer import SynthesisError
+from ms_core.synthesizer import KEPT_VOICES, SynthesisError
 from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phonemise
 from ms_core.tokens import Voice, VoiceError
 
@@ -108,7 +108,7 @@ def test_two_synthesisers_share_a_model_and_not_its_decoding(codec) -> None:
     assert np.array_equal(one.synthesize(TEXT, voice), before)
 
 
-def test_a_voice_is_encoded_once_until_another_speaks(codec, monkeypatch) -> None:
+def test_a_voice_is_encoded_once_until_others_speak(codec, monkeypatch) -> None:
     tts = MobileSpeech(codec, new_model(codec), DecodingConfig(steps=(2, 1, 1)))
     encode, calls = tts.model.voice, []
     monkeypatch.setattr(tts.model, "voice", lambda *args: calls.append(1) or encode(*args))
@@ -118,7 +118,10 @@ def test_a_voice_is_encoded_once_until_another_speaks(codec, monkeypatch) -> Non
     assert len(calls) == 1
     other = tts.synthesize(TEXT, two)
     assert np.array_equal(tts.synthesize(TEXT, one), first)  # a cached voice is a recomputed one
-    assert len(calls) == 3
+    assert len(calls) == 2  # both are kept
+    for seed in range(3, 3 + KEPT_VOICES):
+        tts.encode_voice(new_voice(codec, seed))
+    assert np.array_equal(tts.synthesize(TEXT, one), first) and len(calls) == 3 + KEPT_VOICES
     assert not np.array_equal(first[: len(other)], other[: len(first)])  # and voices differ
 
 

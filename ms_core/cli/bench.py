@@ -87,30 +87,30 @@ def bench(
     from ms_core.synthesis import MobileSpeech
 
     tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
-    made = read_provenance(folder)
+    trained = read_provenance(folder)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
         prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), threads, device)
-    system = f"mobilespeech-{made['name']}"
+    provenance = Provenance.of(trained["name"], folder, seed, tts.decoding.digest(), threads, device)
+    system = f"mobilespeech-{trained['name']}"
     if sweep:
-        from ms_core.evaluation import sweep as study
+        from ms_core.evaluation import sweep as sweeps
 
-        cells = study.plan(swept[0] or study.SECONDS, swept[1] or study.PASSES, seconds, tts.decoding.steps)
-        found = study.sweep(tts, prompt, prompt_text, cells, repeats, seed)
-        records = study.sweep_records(tts, found, provenance, system)
-        records += study.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
+        cells = sweeps.plan(swept[0] or sweeps.SECONDS, swept[1] or sweeps.PASSES, seconds, tts.decoding.steps)
+        timed = sweeps.sweep(tts, prompt, prompt_text, cells, repeats, seed)
+        records = sweeps.sweep_records(tts, timed, provenance, system)
+        records += sweeps.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
     else:
         result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
         records = bench_records(result, provenance, system, seconds)
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
-    records += training_records(made, provenance, system)
+    records += training_records(trained, provenance, system)
     if peers:
         from ms_core.evaluation.peers import compare, comparison_records
 
-        found = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
-        records += comparison_records(found, provenance, system, seconds)
+        comparisons = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
+        records += comparison_records(comparisons, provenance, system, seconds)
     if out is not None:
         write_records(out, records)
     if as_json:
@@ -136,14 +136,14 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
     from ms_core.training.speed import measure_preset
 
     with torch_threads(threads):
-        found, speech = measure_preset(config, pack or [], steps, seed)
+        timings, speech = measure_preset(config, pack or [], steps, seed)
     if not is_first():
         return
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     provenance = Provenance.of(config.name, None, seed, config.digest(), threads, device)
-    records = speed_records(found, provenance, processes, speech)
+    records = speed_records(timings, provenance, processes, speech)
     if out is not None:
         write_records(out, records)
     if as_json:

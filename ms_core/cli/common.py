@@ -39,7 +39,10 @@ Steps = Annotated[
     str | None, typer.Option(metavar="S,1,...", help="Decoding passes for each codec layer; default: the model's own.")
 ]
 Prompt = Annotated[Path | None, typer.Option(help="Recording to take the voice from, 1 to 30 s.")]
-PromptText = Annotated[str | None, typer.Option(help="What is said in it.")]
+PromptText = Annotated[
+    str | None,
+    typer.Option(help="What is said in it. Default: what a recogniser hears, where extra eval is installed."),
+]
 PromptSeconds = Annotated[
     float, typer.Option(min=0, help="Use the prompt's first words of about this length, s; 0 takes all of it.")
 ]
@@ -87,6 +90,8 @@ def reported() -> Iterator[None]:
         warnings.showwarning = show
         try:
             yield
+        except BrokenPipeError:  # who listened has gone: click knows how to end
+            raise
         except Exception as error:
             if (text := _said(error)) is None:
                 raise
@@ -163,8 +168,8 @@ def load_config(name: str, changes: list[str] | None = None):
     return override(load_preset(name), values)
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
+def show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"ms-core {version('ms-core')}")
         raise typer.Exit
 

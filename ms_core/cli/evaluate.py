@@ -1,4 +1,4 @@
-"""`evaluate`: what the judges say of what a model speaks."""
+"""`evaluate`: what the evaluators say of what a model speaks."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +50,7 @@ def evaluate(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Speak a split and let the judges score it beside the recordings, or under conditions beside a control."""
+    """Speak a split and let the evaluators score it beside the recordings, or under conditions beside a control."""
     passes = parse_steps(steps)
     plain = conditions is Conditions.plain
     if voices is not None and conditions is not Conditions.hard_texts:
@@ -82,25 +82,25 @@ def evaluate(
     from ms_core.synthesis import MobileSpeech
 
     tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
-    made = read_provenance(folder)
-    system = f"mobilespeech-{made['name']}"
+    trained = read_provenance(folder)
+    system = f"mobilespeech-{trained['name']}"
     if passes:
         if len(passes) != tts.codec.config.n_q:
             raise UsageError(f"--steps {steps}: give {tts.codec.config.n_q} pass counts, one for each codec layer")
         tts.decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": passes}, "--steps")
-    source = parse(DataConfig, made["data"], f"{folder}/model/config.json")
+    source = parse(DataConfig, trained["data"], f"{folder}/model/config.json")
     made_by = {"threads": torch.get_num_threads(), "device": device, "steps": passes[0] if passes else None}
-    provenance = Provenance.of(made["name"], folder, seed, tts.decoding.digest(), **made_by)
+    provenance = Provenance.of(trained["name"], folder, seed, tts.decoding.digest(), **made_by)
     if plain:
-        trials = EvalSet.of_split(source, split, limit=limit)
-        records = run(tts, system, trials, out, provenance, chosen or possible, baselines, keep_audio)
+        eval_set = EvalSet.of_split(source, split, limit=limit)
+        records = run(tts, system, eval_set, out, provenance, chosen or possible, baselines, keep_audio)
         if milestone is not None:
-            run_history.add(paths.results(made["name"]) / MILESTONES, records, system, made, milestone)
+            run_history.add(paths.results(trained["name"]) / MILESTONES, records, system, trained, milestone)
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
-        study = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
-        records = evaluate_experiment(tts, system, study, out, provenance, chosen or METRICS, keep_audio)
+        experiment = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
+        records = evaluate_experiment(tts, system, experiment, out, provenance, chosen or METRICS, keep_audio)
     for record in records:
         if record.pair_with is None:
             name = record.name if plain else f"{record.place}\t{record.name}"

@@ -1,5 +1,6 @@
 """`export`, `report` and `reproduce`: a model for a phone, tables and pages, and the whole chain."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,28 @@ class Runtime(StrEnum):
 
     onnx = "onnx"
     executorch = "executorch"
+
+
+class Format(StrEnum):
+    """Of figures."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Folder with notebooks/, results/, figures/. Default: the repository, else the working folder."),
+]
+
+
+def set_home(folder: Path | None) -> None:
+    """Let this process and its notebooks read and write in a folder. Raises UsageError where there is none."""
+    if folder is not None:
+        if not folder.is_dir():
+            raise UsageError(f"--home {folder}: there is no such folder")
+        os.environ["MS_HOME"] = str(folder.resolve())
 
 
 @command("export")
@@ -40,16 +63,22 @@ def export(
     else:
         from ms_core.export.onnx import export as run
 
-        made = read_provenance(checkpoint_folder(model))
-        folder = run(MobileSpeech.from_pretrained(model), out, int8, made, watermark=watermark)
+        provenance = read_provenance(checkpoint_folder(model))
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, provenance, watermark=watermark)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 
 
 @command("report")
 def report(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIGURE]...", help="With --figures: these alone.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="Whose results.")] = "mini",
     check: Annotated[bool, typer.Option("--check", help="Only check the tables that are there.")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw figures/<preset> instead.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="Of the figures.")] = Format.png,
+    latex: Annotated[Path | None, typer.Option(help="Write the tables of main.md to this .tex file instead.")] = None,
     sounds: Annotated[Path | None, typer.Option("--html", help="Write a page of sounds to this file instead.")] = None,
     test: Annotated[
         Path | None, typer.Option("--listening-test", help="Write a blind test to this file, and its key beside it.")
@@ -60,11 +89,17 @@ def report(
     authors_clips: Annotated[
         bool, typer.Option("--authors-clips", help="Put the authors' clips in, of unclear licence (paper-demo).")
     ] = False,
+    home: Home = None,
 ) -> None:
-    """Write the tables of results/<preset> out of its records, or check them; or write pages to hear and rate."""
+    """Write the tables of results/<preset> out of its records, or check them; or draw figures, or write other pages."""
+    set_home(home)
+    if names and not figures:
+        raise UsageError(f"{' '.join(names)}: names of figures go with --figures")
+    if figures + check + bool(latex) + bool(sounds or test) > 1:
+        raise UsageError("--figures, --check, --latex and pages are made one at a time: give one of them")
     if sounds or test:
-        if audio is None or check:
-            raise UsageError("--html and --listening-test need --audio, and go without --check")
+        if audio is None:
+            raise UsageError("--html and --listening-test need --audio")
         for option, path in (("--html", sounds), ("--listening-test", test)):
             if path:
                 check_out(path, ".html", option)
@@ -80,14 +115,30 @@ def report(
     if audio or authors_clips:
         raise UsageError("--audio and --authors-clips are for --html or --listening-test: give one of them")
     name = load_config(preset).name
+    if figures:
+        from ms_core.report.figures import draw
+
+        for path in draw(name, names or (), form.value):
+            typer.echo(str(path))
+        return
+    if not any(paths.results(name).glob("**/*.json")):
+        raise UsageError(f"no record in {paths.results(name)}: measure first, or give --home")
+    from ms_core.files import write_atomic
     from ms_core.report import tables
 
-    if check:
+    if latex:
+        check_out(latex, ".tex", "--latex")
+        from ms_core.report.latex import latex as written
+
+        text = written(tables.main_markdown(tables.Results(name)))
+        write_atomic(latex, lambda temporary: temporary.write_text(text))
+        typer.echo(str(latex))
+    elif check:
         tables.check(name)
         typer.echo(f"{paths.results(name)}: the tables say what the records say")
-        return
-    for path in tables.write_tables(name):
-        typer.echo(str(path))
+    else:
+        for path in tables.write_tables(name):
+            typer.echo(str(path))
 
 
 @command("reproduce")
@@ -97,8 +148,10 @@ def reproduce(
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Of the notebooks.")] = None,
+    home: Home = None,
 ) -> None:
-    """Run the notebooks in order; a stage that nothing changed for is skipped."""
+    """Run the notebooks in order, small copies to results/<preset>/notebooks; what nothing changed for is skipped."""
+    set_home(home)
     from ms_core import pipeline
     from ms_core.config import PRESET_NAMES
 
@@ -107,4 +160,4 @@ def reproduce(
     values = pipeline.parse_parameters(parameter or [])
     ran = pipeline.reproduce(preset, values, first, only, dry_run, echo=lambda text: typer.echo(text, err=True))
     if not dry_run:
-        typer.echo(f"{paths.run(preset) / 'notebooks'}: {len(ran)} stages ran")
+        typer.echo(f"{paths.results(preset) / 'notebooks'}: {len(ran)} stages ran")

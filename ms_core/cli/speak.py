@@ -1,8 +1,8 @@
-"""`synth`, `voice` and `detect`: a text in a voice, a voice out of a recording, and whether a sound is synthetic."""
+"""`synth`, `voice` and `detect`: texts in a voice, a voice out of a recording, and whether a sound is synthetic."""
 
-import time
 from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import typer
@@ -22,6 +22,15 @@ from ms_core.cli.common import (
     parse_steps,
 )
 
+SOME_FAILED = 1  # exit code where some lines of several were not spoken
+
+
+class Stream(StrEnum):
+    """What `synth --stream` writes to stdout."""
+
+    raw = "raw"
+    wav = "wav"
+
 
 class Watermark(StrEnum):
     """When `synth` marks; `ms_core.detect.watermark.POLICIES`."""
@@ -33,8 +42,14 @@ class Watermark(StrEnum):
 
 @command("synth")
 def synth(
-    text: Annotated[str, typer.Option(help="What to say, in English.")],
-    out: Annotated[Path, typer.Option(help="WAV file to write.")],
+    text: Annotated[str | None, typer.Option(help="What to say, in English; [pause:0.5], [voice:NAME], SSML.")] = None,
+    text_file: Annotated[str | None, typer.Option(help="File of what to say; - is stdin.")] = None,
+    jsonl: Annotated[
+        str | None, typer.Option(help="File (- is stdin) of lines {text, voice, speed, variety, rhythm, seed, out}.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="WAV file to write, or a folder: a file for each line of a file.")
+    ] = None,
     prompt: Prompt = None,
     prompt_text: PromptText = None,
     voice: Annotated[str | None, typer.Option(help="A shipped voice's name or a voice file; no prompt then.")] = None,
@@ -42,60 +57,97 @@ def synth(
     seed: Seed = 0,
     steps: Steps = None,
     prompt_seconds: PromptSeconds = 3.0,
+    device: Device = "cpu",
+    speed: Annotated[float, typer.Option(help="Tempo, 0.5 to 2; the pitch stays.")] = 1.0,
+    variety: Annotated[float, typer.Option(help="0 to 1: how much seeds differ; 0 always says it the same.")] = 0.0,
+    takes: Annotated[int, typer.Option(min=1, max=100, help="Say it so often, with one seed after the other.")] = 1,
+    rhythm: Annotated[str | None, typer.Option(help="A second voice: its rhythm, the first one's timbre.")] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="File of pronunciations, one WORD PHONES... a line.")] = None,
+    show_phones: Annotated[
+        bool, typer.Option("--show-phones", help="Print words and phones; no --out needed.")
+    ] = False,
+    timestamps: Annotated[
+        str | None,
+        typer.Option(help="File for the times of words: .json, .srt or .vtt; for a folder the suffix alone."),
+    ] = None,
+    stream: Annotated[Stream | None, typer.Option(help="Write to stdout while it speaks: 16-bit PCM, or WAV.")] = None,
     watermark: Annotated[
         Watermark,
         typer.Option(help="Mark the speech as synthetic: where the extra is installed, or else fail; or not."),
     ] = Watermark.auto,
-    device: Device = "cpu",
 ) -> None:
-    """Say a text with the voice of a recording. The WAV's comment says that it is synthetic, whatever --watermark."""
-    from ms_core.text import phonemise
+    """Say texts with the voice of a recording. A WAV's comment says that it is synthetic, whatever --watermark."""
+    options = SimpleNamespace(**{**locals(), "stream": stream and stream.value})
+    from ms_core.audio import read_audio
+    from ms_core.lines import Request, shown_phones
+    from ms_core.tokens import Voice, shipped_voice
 
-    if (voice is None) == (prompt is None) or (prompt is None) != (prompt_text is None):
+    if voice is not None and prompt is not None or prompt is None and prompt_text is not None:
         raise UsageError("give either --voice, or --prompt with --prompt-text")
-    check_out(out, ".wav")
     passes = parse_steps(steps)
-    phonemise(text)  # a text that cannot be read fails before the model is loaded
+    request = Request.of(options, passes, prompt is not None)
+    if show_phones:
+        typer.echo(shown_phones(request.lines), err=stream is not None)
+    if out is None and stream is None:
+        return
+    speaker = None if voice is None else Voice.load(shipped_voice(voice) or voice)
+    if prompt is not None:
+        read_audio(prompt)  # what is no recording is refused before the model is loaded
 
     import torch
 
-    from ms_core.detect.watermark import perth, sign
-    from ms_core.files import write_wav
     from ms_core.synthesis import MobileSpeech
 
-    if watermark is Watermark.require:
-        perth()  # what cannot be marked fails before it is spoken
-
     tts = MobileSpeech.from_pretrained(model, check_device(device))
-    kept = prompt_seconds or None
-    speaker = tts.load_voice(voice) if voice is not None else tts.voice(prompt, text=prompt_text, seconds=kept)
-    start = time.perf_counter()
-    wav = tts.synthesize(text, speaker, seed=seed, steps=passes)
-    spent = time.perf_counter() - start
-    wav, comment, told = sign(wav, tts.sample_rate, tts.checkpoint, watermark)
-    write_wav(out, wav, tts.sample_rate, comment)
-    typer.echo(told, err=True)
-    seconds = len(wav) / tts.sample_rate
-    typer.echo(f"{out}: {seconds:.2f} s of speech, RTF {spent / seconds:.3f} on {torch.get_num_threads()} threads")
+    if prompt is not None:
+        speaker = enrolled(tts, prompt, prompt_text, prompt_seconds)
+    threads = f" on {torch.get_num_threads()} threads"
+    failures = request.speak(
+        tts, speaker, lambda said: typer.echo(said + threads), lambda said: typer.echo(f"error: {said}", err=True)
+    )
+    if failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def enrolled(tts, prompt: Path, text: str | None, seconds: float):
+    """The voice of a prompt; what was heard in it is told where its words were not given."""
+    made = tts.voice(prompt, text=text, seconds=seconds or None)
+    if text is None:
+        typer.echo(f"heard in {prompt}: {made.meta['text']}", err=True)
+    return made
 
 
 @command("voice")
 def voice(
-    prompt: Annotated[Path, typer.Option(help="Recording to take the voice from, 1 to 30 s.")],
-    prompt_text: Annotated[str, typer.Option(help="What is said in it.")],
-    out: Annotated[Path, typer.Option(help="Voice file (.safetensors) to write.")],
+    prompt: Prompt = None,
+    prompt_text: PromptText = None,
+    out: Annotated[Path | None, typer.Option(help="Voice file (.safetensors) to write.")] = None,
     model: Model = "mini",
     prompt_seconds: PromptSeconds = 3.0,
+    listed: Annotated[bool, typer.Option("--list", help="Instead: list the voices that the package has.")] = False,
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
+    if listed:
+        from ms_core.tokens import Voice, shipped_voice, shipped_voices
+
+        for name in shipped_voices():
+            meta = Voice.load(shipped_voice(name)).meta
+            credit = ", ".join(meta[key] for key in ("source", "attribution", "licence") if key in meta)
+            typer.echo(f"{name}\t{meta.get('sex', '')}\t{credit}")
+        return
+    if prompt is None or out is None:
+        raise UsageError("give --prompt and --out, or --list")
     check_out(out, ".safetensors")
+    from ms_core.audio import read_audio
+
+    read_audio(prompt)
     from ms_core.synthesis import MobileSpeech
 
     tts = MobileSpeech.from_pretrained(model)
-    made = tts.voice(prompt, text=prompt_text, seconds=prompt_seconds or None)
-    made.save(out)
-    seconds = made.codes.shape[1] / tts.codec.config.frame_rate
-    typer.echo(f"{out}: {len(made.phones)} phones, {made.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
+    speaker = enrolled(tts, prompt, prompt_text, prompt_seconds)
+    speaker.save(out)
+    seconds = speaker.codes.shape[1] / tts.codec.config.frame_rate
+    typer.echo(f"{out}: {len(speaker.phones)} phones, {speaker.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
 
 
 @command("detect")

@@ -92,9 +92,9 @@ def data(
         codec = None
 
     def write(ready, name: str) -> None:
-        made = write_shards(ready, shards / name, codec, shard_size)
-        found = f"{len(made.manifests)} shards, {made.utterances} utterances, {made.hours:.2f} h"
-        typer.echo(f"{shards / name}: {found}")
+        written = write_shards(ready, shards / name, codec, shard_size)
+        contents = f"{len(written.manifests)} shards, {written.utterances} utterances, {written.hours:.2f} h"
+        typer.echo(f"{shards / name}: {contents}")
 
     for seed, (name, utterances) in enumerate(made_up.items()):
         write(synthetic_cuts(config, utterances, seed), name)
@@ -114,16 +114,20 @@ def data(
 def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
     """Write a preset's pack and, where asked for, its parts."""
     check_out(file, ".pack", "--pack")
+    if config.codec.kind != "mini":
+        raise UsageError(f"--pack: preset {config.name} has codec {config.codec.kind!r}, a pack holds tokens of 'mini'")
+    if "/" in config.data.train:
+        raise UsageError(f"--pack: preset {config.name} trains on shards, {config.data.train}: no pack is needed")
     from ms_core.codec import load_codec
     from ms_core.training.assemble import assemble
     from ms_core.training.pack import split_file
     from ms_core.training.runs import codec_folder
 
-    made = assemble(config, load_codec(codec_folder(config)), voices, workers)
-    made.write(file)
-    about = made.about
-    said = f"{about['utterances']} utterances, {about['speech_hours']:.2f} h of {about['speakers']} speakers"
-    typer.echo(f"{file}: {said}, {voices} virtual voices of each, {file.stat().st_size / 1e6:.1f} MB")
+    speech = assemble(config, load_codec(codec_folder(config)), voices, workers)
+    speech.write(file)
+    about = speech.about
+    contents = f"{about['utterances']} utterances, {about['speech_hours']:.2f} h of {about['speakers']} speakers"
+    typer.echo(f"{file}: {contents}, {voices} virtual voices of each, {file.stat().st_size / 1e6:.1f} MB")
     for part in split_file(file, part_mb << 20) if part_mb else ():
         typer.echo(str(part))
 

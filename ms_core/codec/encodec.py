@@ -77,10 +77,10 @@ class EncodecCodec(nn.Module):
         codec = cls(config)
         path = official_weights() if weights is None else Path(weights)
         tensors = read_tensors(path)
-        wanted = {k for k in codec.state_dict() if not k.startswith("vocos.")}
+        expected = {k for k in codec.state_dict() if not k.startswith("vocos.")}
         higher = tuple(f"quantizer.vq.layers.{i}." for i in range(config.n_q, LAYERS))
         tensors = {k: v for k, v in tensors.items() if not k.startswith(higher)}
-        _fill(codec, tensors, wanted, path)
+        _fill(codec, tensors, expected, path)
         if codec.vocos is not None:
             codec.vocos.fill(official_vocos() if vocos_weights is None else Path(vocos_weights))
         return codec
@@ -269,16 +269,16 @@ def _lstm(model: nn.Sequential) -> int:
     return next(index for index, module in enumerate(model) if isinstance(module, SLSTM))
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], wanted: set[str], path: Path) -> None:
-    """Load the tensors `wanted`, all but the unused; raises CheckpointError for one that is missing or does not fit."""
-    wanted = {k for k in wanted if not k.endswith(UNUSED)}
-    given = {k: v.float() for k, v in tensors.items() if not k.endswith(UNUSED)}
-    odd = sorted(wanted ^ given.keys())
+def _fill(module: nn.Module, tensors: dict[str, Tensor], expected: set[str], path: Path) -> None:
+    """Load the `expected` tensors, all but the unused; raises CheckpointError for a missing or unfit one."""
+    expected = {k for k in expected if not k.endswith(UNUSED)}
+    weights = {k: v.float() for k, v in tensors.items() if not k.endswith(UNUSED)}
+    odd = sorted(expected ^ weights.keys())
     if odd:
-        what = "lacks" if odd[0] in wanted else "has the unknown"
+        what = "lacks" if odd[0] in expected else "has the unknown"
         raise CheckpointError(f"{path}: {what} {odd[0]} ({len(odd)} names differ): weights of another model")
     own = module.state_dict()
-    for key, value in given.items():
+    for key, value in weights.items():
         if own[key].shape != value.shape:
             raise CheckpointError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(own[key].shape)}")
-    module.load_state_dict(given, strict=False)
+    module.load_state_dict(weights, strict=False)

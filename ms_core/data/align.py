@@ -70,8 +70,8 @@ def _is_current(row: dict, text: str) -> bool:
         else:
             words[-1].append(phone)
     reading = _reading(text)
-    said = [word for word in words if word]
-    return len(said) == len(reading) and all(word in variants for word, variants in zip(said, reading, strict=True))
+    spoken = [word for word in words if word]
+    return len(spoken) == len(reading) and all(word in variants for word, variants in zip(spoken, reading, strict=True))
 
 
 def _done(out: Path, texts: Mapping[str, str]) -> set[str]:

@@ -122,15 +122,15 @@ def archives(config: DataConfig, split: str | None = None) -> list[str]:
     if config.corpus not in known:
         raise DataError(f"corpus {config.corpus!r} comes with the package: there is nothing to fetch")
     names = [split] if split else [config.train, config.dev, config.test]
-    wanted = [part for name in names for part in name.split("+")]
+    parts = [part for name in names for part in name.split("+")]
     if config.corpus == "librispeech":
-        wanted = [PARTS.get(part, part) for part in wanted]
-    if unknown := [part for part in wanted if part not in known[config.corpus]]:
+        parts = [PARTS.get(part, part) for part in parts]
+    if unknown := [part for part in parts if part not in known[config.corpus]]:
         sets = f" or sets {', '.join(PARTS)}" if config.corpus == "librispeech" else ""
         raise DataError(
             f"{config.corpus} has no part {', '.join(unknown)}: choose among {', '.join(known[config.corpus])}{sets}"
         )
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys(parts))
 
 
 def download(config: DataConfig, split: str | None = None, root: Path | None = None) -> list[str]:

@@ -23,7 +23,6 @@ from ms_core.align import Aligned, durations
 from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset
 from ms_core.data.align import align_corpus
-from ms_core.data.augment import perturb_speed, scale_alignment
 from ms_core.data.corpora import DataError, read_cuts
 from ms_core.files import write_json
 from ms_core.text import phone_ids
@@ -35,13 +34,11 @@ def prepare(
     split: str,
     codec: Codec,
     workers: int = 2,
-    speeds: Sequence[float] | None = None,
 ) -> CutSet:
     """Align and tokenise a split; what was done before is kept. Returns the prepared cuts.
 
-    With `speeds` the split is taken once at each speed, and log-mel features are stored where there were codes, for
-    `augment.Equaliser`. Utterances that cannot be aligned or are shorter or longer than the preset allows are left out,
-    and counted with the reason in a `.dropped.json` beside the cuts; raises DataError where none is left.
+    Utterances that cannot be aligned or are shorter or longer than the preset allows are left out, and counted with the
+    reason in a `.dropped.json` beside the cuts; raises DataError where none is left.
 
     The files' name ends with a digest of all that decides which cuts these are: names, lengths, speakers, texts and
     alignments. Another config, manifest, text rule or dictionary is another name, so nothing stale is ever returned.
@@ -54,17 +51,7 @@ def prepare(
     cuts = [c for c in cuts if config.min_seconds <= c.duration <= config.max_seconds]
     alignments = aligned(config, split, cuts, workers)
     dropped = defaultdict(list, {"length": [c.id for c in short]})
-    name = split
-    if speeds is not None:
-        name = f"{split}-features-{'-'.join(f'{speed:g}' for speed in speeds)}"
-        alignments = {
-            cut.id: scale_alignment(alignments[source.id], speed)
-            for speed in speeds
-            for source in cuts
-            if source.id in alignments and (cut := perturb_speed(source, speed))
-        }
-        cuts = [perturb_speed(cut, speed) for speed in speeds for cut in cuts]
-    name = f"{name}-{_digest(cuts, alignments)}"
+    name = f"{split}-{_digest(cuts, alignments)}"
     with (
         CutSet.open_writer(folder / f"{name}.jsonl", overwrite=False) as writer,
         NumpyFilesWriter(folder / name) as codes_writer,
@@ -76,11 +63,7 @@ def prepare(
                 dropped["alignment"].append(cut.id)
         waves = prefetch(reader, lambda c: c.resample(codec.config.sample_rate).load_audio(), todo)
         for cut, wave in tqdm(zip(todo, waves, strict=True), total=len(todo), desc=f"tokenise {split}", disable=None):
-            wave = torch.from_numpy(wave)[None]
-            if speeds is None:
-                codes = codec.encode(wave)[0].numpy().astype(np.int16)  # (n, t)
-            else:
-                codes = codec.features(codec.magnitudes(wave))[0].numpy().astype(np.float16)  # (m, t)
+            codes = codec.encode(torch.from_numpy(wave)[None])[0].numpy().astype(np.int16)  # (n, t)
             phones = alignments[cut.id]
             try:
                 frames = durations(phones, codes.shape[1], codec.config.frame_rate)
@@ -109,9 +92,9 @@ def _digest(cuts: Iterable[MonoCut], alignments: Mapping[str, Aligned]) -> str:
     """Of what decides the prepared cuts, besides the codec; 12 hex digits."""
     digest = hashlib.sha256()
     for cut in cuts:
-        supervision, found = cut.supervisions[0], alignments.get(cut.id)
+        supervision, alignment = cut.supervisions[0], alignments.get(cut.id)
         facts = [cut.id, cut.start, cut.duration, supervision.speaker, supervision.text]
-        facts += [found.phones, found.ends] if found else []
+        facts += [alignment.phones, alignment.ends] if alignment else []
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:12]
 
@@ -137,17 +120,14 @@ def aligned(config: DataConfig, split: str, cuts: Sequence[MonoCut], workers: in
         part = () if c.duration >= c.recording.duration else (c.start, c.duration)  # of a recording of a whole chapter
         items.append((c.id, Path(c.recording.sources[0].source), c.supervisions[0].text, *part))
     align_corpus(items, out, workers)
-    wanted = {c.id for c in cuts}
+    ids = {c.id for c in cuts}
     rows = (json.loads(line) for line in out.read_text().splitlines())
-    return {
-        r["id"]: Aligned(r["phones"], r["starts"], r["ends"]) for r in rows if r["id"] in wanted and "error" not in r
-    }
+    return {r["id"]: Aligned(r["phones"], r["starts"], r["ends"]) for r in rows if r["id"] in ids and "error" not in r}
 
 
 def tokens(cut: MonoCut) -> Tokens:
-    """Phones, durations and codes (or, where the cut holds these, features) of a prepared cut."""
+    """Phones, durations and codes of a prepared cut."""
     supervision = cut.supervisions[0]
     phones = phone_ids([item.symbol for item in supervision.alignment["phone"]])
-    grid = cut.codes.load()  # whole; cut.load_custom takes the wrong axis for fewer frames than features
-    grid = grid.astype(np.int64) if np.issubdtype(grid.dtype, np.integer) else grid
-    return Tokens(np.array(phones), np.array(supervision.custom["frames"]), grid)
+    codes = cut.codes.load().astype(np.int64)  # whole; cut.load_custom takes the wrong axis for a few frames
+    return Tokens(np.array(phones), np.array(supervision.custom["frames"]), codes)

@@ -53,6 +53,11 @@ def perth() -> Weights:
     return {k: v[:, :, None] if v.ndim == 3 else v for k, v in kept.items()}  # convolutions over time, of height 1
 
 
+def ready(encoder: Path | None = None) -> Weights:
+    """What marks: of `save_encoder`'s file, or of the installed package. Raises WatermarkError."""
+    return load_encoder(encoder) if encoder else perth()
+
+
 def save_encoder(path: Path) -> None:
     """Write what marks, for a runtime without torch (4.8 MB). Raises WatermarkError as `perth`."""
     save_file({k: v.astype(np.float16) for k, v in perth().items() if k.startswith("encoder.")}, path)
@@ -114,14 +119,17 @@ def sign(
     told = "no watermark, as asked"
     if policy != "off":
         try:
-            wav, told = mark(wav, rate, encoder and load_encoder(encoder)), "watermark Perth"
+            wav, told = mark(wav, rate, encoder and ready(encoder)), "watermark Perth"
         except WatermarkError as error:
             if policy == "require":
                 raise
             told = f"no watermark ({error})"
-    version = importlib.metadata.version("ms-core")
-    comment = f"synthetic, ms-core {version}, checkpoint {checkpoint or 'unknown'}, {told.partition(' (')[0]}"
-    return wav, comment, told
+    return wav, comment(checkpoint, told.partition(" (")[0]), told
+
+
+def comment(checkpoint: str, mark: str) -> str:
+    """What a WAV file's comment (INFO, ICMT) says of speech."""
+    return f"synthetic, ms-core {importlib.metadata.version('ms-core')}, checkpoint {checkpoint or 'unknown'}, {mark}"
 
 
 def _layers(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The English front end: `clean` a text, `read` it as words and pauses, `pronounce` the words.
 
-`ms_core.text` calls these four; another language has the same in a package of its own.
+`ms_core.text` calls what `__all__` names; another language has the same in a package of its own.
 """
 
 import re
@@ -8,14 +8,14 @@ import unicodedata
 import warnings
 
 from ms_core.english import tables
-from ms_core.english.markup import strip_markup
+from ms_core.english.markup import say_as, strip_markup
 from ms_core.english.numbers import STREET, read_numbers, spell
 from ms_core.english.roman import read_roman
-from ms_core.english.sounds import pronounce, pronunciations
+from ms_core.english.sounds import plural, pronounce, pronunciations
 from ms_core.english.words import FIRST_PHONE, read_addresses, read_tokens
-from ms_core.phones import CONSONANTS, VOWELS, TextError, TextWarning, phone_ids, shortened
+from ms_core.phones import CONSONANTS, PHONES, VOWELS, TextError, TextWarning, phone_ids, shortened
 
-__all__ = ["clean", "pronounce", "pronunciations", "read"]
+__all__ = ["PHONES", "clean", "pronounce", "pronunciations", "read", "say_as"]
 
 _CHARACTERS = str.maketrans(tables.CHARACTERS)
 _SIGNS = {sign: f" {words} " for sign, words in tables.SIGNS.items()}
@@ -24,7 +24,7 @@ _KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+")
 _UNREAD = frozenset("*^~|\\_`")
 """Signs that are left where no rule has read them."""
-_INLINE = re.compile(r"\{([A-Z]{1,2}[0-2]?(?:\s+[A-Z]{1,2}[0-2]?){1,30})\}")
+_INLINE = re.compile(r"\{([A-Z]{1,2}[0-2]?(?:\s+[A-Z]{1,2}[0-2]?){1,30}|[A-Z]{2}[0-2])\}('s\b)?")
 _LETTERS = "".join(tables.GREEK)
 _GREEK = re.compile(f"(?<![{_LETTERS}])[{_LETTERS}](?![{_LETTERS}]{{2}})|(?<=[{_LETTERS}])[{_LETTERS}](?![{_LETTERS}])")
 """Greek letters that stand for themselves; three together are a word."""
@@ -110,6 +110,7 @@ def _inline_phones(m: re.Match) -> str:
     symbols = m[1].split()
     if not all(symbol.rstrip("012") in {*VOWELS, *CONSONANTS} for symbol in symbols):
         return m[0]
+    symbols += plural(symbols[-1]) if m[2] else ()
     return f" {''.join(chr(FIRST_PHONE + i) for i in phone_ids(symbols))} "
 
 

@@ -4,6 +4,8 @@ import html
 import re
 import warnings
 
+from ms_core.english.numbers import cardinal, each, ordinal
+from ms_core.english.sounds import pronunciations
 from ms_core.phones import TextWarning
 
 _TAG = re.compile(
@@ -58,3 +60,22 @@ def strip_markup(text: str) -> str:
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)
     return text
+
+
+def say_as(kind: str, text: str) -> str:
+    """See `text.say_as`; letters come as phones in braces."""
+    digits = "".join(c for c in text if c.isdecimal())
+    if kind in ("characters", "spell-out", "verbatim"):
+        names = [each(c) if c.isdecimal() else f"{{{' '.join(_letter(c))}}}" if _letter(c) else c for c in text]
+        return " ".join(names)
+    if kind in ("digits", "telephone"):
+        return re.sub(r"\d+", lambda m: each(m[0]), text)
+    if kind in ("cardinal", "number", "ordinal") and digits == text.replace(",", ""):
+        return (ordinal if kind == "ordinal" else cardinal)(digits)
+    if kind not in ("cardinal", "number", "ordinal", "date", "time", "currency", "unit", "fraction", "address"):
+        warnings.warn(f"say-as {kind!r} is read as plain text", TextWarning, stacklevel=4)
+    return text
+
+
+def _letter(character: str) -> tuple[str, ...]:
+    return pronunciations(character.lower() + ".")[0] if character.isascii() and character.isalpha() else ()

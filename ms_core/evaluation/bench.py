@@ -113,8 +113,8 @@ def counting_flops() -> Iterator[Any]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-    def gradients(grad, x, weight, bias, stride, padding, dilation, transposed, added, groups, wanted, **_) -> int:
-        return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)  # each as dear as the way forward
+    def gradients(grad, x, weight, bias, stride, padding, dilation, transposed, added, groups, needs, **_) -> int:
+        return sum(needs[:2]) * conv_flop_count(x, weight, grad, transposed)  # each as dear as the way forward
 
     ours = {torch.ops.aten.convolution_backward: gradients}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as counter:
@@ -140,7 +140,7 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
         "s": round(rate * PROMPT_SECONDS), "t": round(rate * seconds), "r": round(rate * seconds),
     }  # fmt: skip
     axes = {name: max(length, 2) for name, length in axes.items()}
-    found = {}
+    counts = {}
     for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
         inputs = {}
         for key, example in graph.inputs.items():
@@ -149,17 +149,17 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
         with counting_flops() as counter, torch.inference_mode():
             graph.module(**inputs)
         runs = sum(tts.decoding.steps) if name == "smd" else 1
-        found[name] = runs * counter.get_total_flops() / 2 / seconds  # a multiply-add is two operations
-    return found
+        counts[name] = runs * counter.get_total_flops() / 2 / seconds  # a multiply-add is two operations
+    return counts
 
 
-def multiply_add_records(found: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
+def multiply_add_records(counts: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
     """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total`."""
     return [
         Record(**provenance.model_dump(), study="bench", system=system, seconds=seconds, n=1,
                metric=f"multiply_adds_{name}", value=value / 1e6, unit="million a second of speech",
                protocol="counted, not timed: products, convolutions and attention of the exported graphs")
-        for name, value in {**found, "total": sum(found.values())}.items()
+        for name, value in {**counts, "total": sum(counts.values())}.items()
     ]  # fmt: skip
 
 
@@ -184,12 +184,12 @@ def bench_records(
     common = {**provenance.model_dump(), "study": "bench", "system": system, "seconds": seconds, "precision": precision}
 
     def rtf(name: str, values: Sequence[float]) -> Record:
-        found = bootstrap([value / audio for value in values], seed=0)
+        interval = bootstrap([value / audio for value in values], seed=0)
         metric = f"rtf_{name}"
         return Record(
             **common,
             metric=metric,
-            **found.fields(),
+            **interval.fields(),
             unit=unit_of(metric),
             n=len(values),
             protocol=about,
@@ -205,8 +205,8 @@ def bench_records(
         "audio_seconds": (Interval(audio, None, None), 1, f"of the text that was spoken{note}"),
         "peak_rss_mb": (bootstrap(peaks, seed=0), len(peaks), f"{whole}{note}"),
     }
-    for metric, (found, n, how) in measured.items():
-        records.append(Record(**common, **found.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how))
+    for metric, (interval, n, how) in measured.items():
+        records.append(Record(**common, **interval.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how))
     return records
 
 
@@ -234,15 +234,15 @@ def footprint_records(weights: Path, provenance: Provenance, system: str) -> lis
     ]
 
 
-def training_records(made: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
+def training_records(trained: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
     """The record `training_hours`; none where the checkpoint does not say.
 
-    made: what a checkpoint says of its training, see `checkpoint.read_provenance`.
+    trained: what a checkpoint says of its training, see `checkpoint.read_provenance`.
     """
-    if "training_hours" not in made:
+    if "training_hours" not in trained:
         return []
     how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
     return [
-        Record(**provenance.model_dump(), metric="training_hours", value=total_training_hours(made), system=system,
+        Record(**provenance.model_dump(), metric="training_hours", value=total_training_hours(trained), system=system,
                unit=unit_of("training_hours"), n=1, study="model", protocol=how)
     ]  # fmt: skip

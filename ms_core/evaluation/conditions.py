@@ -57,7 +57,7 @@ def hard_texts(limit: int | None = None, file: Path = TEXTS) -> list[HardText]:
     kinds: dict[str, list[HardText]] = {}
     for text in texts:
         kinds.setdefault(text.kind, []).append(text)
-    return [text for found in kinds.values() for text in found[:limit]]
+    return [text for texts in kinds.values() for text in texts[:limit]]
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,20 @@ class Case:
 class Experiment:
     """What is spoken under which conditions; every key is spoken under all of them.
 
-    trials: of all utterances of a split; limit: of those that are spoken.
+    eval_set: of all utterances of a split; limit: of those that are spoken.
     """
 
     name = ""  # as records have it
     conditions: Mapping[str, Mapping[str, object]] = WHOLE  # name -> fields of its records
     control: str | None = None
 
-    def __init__(self, trials: EvalSet, limit: int | None = None):
-        self.trials, self.limit = trials, limit
+    def __init__(self, eval_set: EvalSet, limit: int | None = None):
+        self.eval_set, self.limit = eval_set, limit
 
     @property
     def split(self) -> str:
         """The split that records name."""
-        return self.trials.split
+        return self.eval_set.split
 
     @property
     def place(self) -> str:
@@ -105,7 +105,7 @@ class Experiment:
     @cached_property
     def targets(self) -> dict[str, Item]:
         """The utterances that are spoken, by name."""
-        return {item.utt: item for item in self.trials.targets[: self.limit]}
+        return {item.utt: item for item in self.eval_set.targets[: self.limit]}
 
     def utterances(self) -> list[str]:
         """Names of what is spoken; each is a row for every condition."""
@@ -133,11 +133,13 @@ class HardTexts(Experiment):
 
     name = "hard-texts"
 
-    def __init__(self, trials: EvalSet, limit: int | None = None, voices: int = VOICES):
-        super().__init__(trials, limit)
-        self.speakers = {item.speaker: item for item in trials.targets[:voices]}
+    def __init__(self, eval_set: EvalSet, limit: int | None = None, voices: int = VOICES):
+        super().__init__(eval_set, limit)
+        self.speakers = {item.speaker: item for item in eval_set.targets[:voices]}
         if len(self.speakers) < voices:
-            raise ProtocolError(f"split {trials.split!r} has {len(self.speakers)} speakers, {voices} voices are wanted")
+            raise ProtocolError(
+                f"split {eval_set.split!r} has {len(self.speakers)} speakers, {voices} voices are wanted"
+            )
         self.texts = {text.name: text for text in hard_texts(limit)}
 
     @property
@@ -154,23 +156,23 @@ class HardTexts(Experiment):
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         name, _, speaker = key.partition(".")
         text, item = self.texts[name], self.speakers[speaker]
-        prompt = self.trials.prompt(item)
-        return [Case("", name, text.kind, text.text, item, prompt, self.trials.cut_wav(prompt, sample_rate))]
+        prompt = self.eval_set.prompt(item)
+        return [Case("", name, text.kind, text.text, item, prompt, self.eval_set.cut_wav(prompt, sample_rate))]
 
     def describe(self) -> str:
         return (
-            f"hard texts of the package in {len(self.speakers)} voices of {self.trials.split}, each from a prompt of "
-            f"about 3 s, prompts of seed {self.trials.seed}; n and intervals are of texts; SIM against another "
+            f"hard texts of the package in {len(self.speakers)} voices of {self.eval_set.split}, each from a prompt of "
+            f"about 3 s, prompts of seed {self.eval_set.seed}; n and intervals are of texts; SIM against another "
             "recording of the speaker; figures compared as the words that are said"
         )
 
     def parts(self, rows: Sequence[dict]) -> dict[str | None, list[dict]]:
-        found: dict[str | None, list[dict]] = {None: list(rows)}
+        by_kind: dict[str | None, list[dict]] = {None: list(rows)}
         for row in rows:
-            found.setdefault(row["kind"], []).append(row)
+            by_kind.setdefault(row["kind"], []).append(row)
         if short := [row for row in rows if row["kind"] in SHORT]:
-            found["one-to-three-words"] = short
-        return found
+            by_kind["one-to-three-words"] = short
+        return by_kind
 
 
 class NoisyPrompts(Experiment):
@@ -180,32 +182,32 @@ class NoisyPrompts(Experiment):
 
     def __init__(
         self,
-        trials: EvalSet,
+        eval_set: EvalSet,
         limit: int | None = None,
         noises: Sequence[str] = NOISES,
         snrs: Sequence[float] = SNRS,
     ):
-        super().__init__(trials, limit)
+        super().__init__(eval_set, limit)
         if unknown := [noise for noise in noises if noise not in NOISES]:
             raise ProtocolError(f"unknown noise {', '.join(unknown)}: choose among {', '.join(NOISES)}")
         self.levels = {f"{noise}-{snr:g}db": (noise, snr) for noise in noises for snr in snrs}
         self.conditions = {CLEAN: {"condition": CLEAN}}
         self.conditions |= {name: {"condition": kind, "snr_db": snr} for name, (kind, snr) in self.levels.items()}
         if "babble" in noises:  # before anything is spoken
-            trials.others(next(iter(self.targets.values())), TALKERS, LEAST_TALKERS)
+            eval_set.others(next(iter(self.targets.values())), TALKERS, LEAST_TALKERS)
 
     def noise(self, item: Item, kind: str, length: int, sample_rate: int) -> np.ndarray:
         """The noise (L,) behind an utterance's prompt, the same at every level."""
-        rng = rng_of(self.trials.seed, item.utt, kind)
+        rng = rng_of(self.eval_set.seed, item.utt, kind)
         if kind == "white":
             return white(length, rng)
-        talkers = self.trials.others(item, TALKERS, LEAST_TALKERS)
+        talkers = self.eval_set.others(item, TALKERS, LEAST_TALKERS)
         return babble([load_speech(talker.path, sample_rate) for talker in talkers], length, sample_rate, rng)
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         item = self.targets[key]
-        prompt = self.trials.prompt(item)
-        speech = self.trials.cut_wav(prompt, sample_rate)
+        prompt = self.eval_set.prompt(item)
+        speech = self.eval_set.cut_wav(prompt, sample_rate)
         noises = {k: self.noise(item, k, len(speech), sample_rate) for k in {kind for kind, _ in self.levels.values()}}
         wavs = {CLEAN: speech}
         wavs |= {name: mix(speech, noises[kind], snr, sample_rate) for name, (kind, snr) in self.levels.items()}
@@ -213,7 +215,7 @@ class NoisyPrompts(Experiment):
 
     def describe(self) -> str:
         return (
-            f"{self.trials.describe()}; noise on the prompt, also while it is aligned, at a ratio of active speech "
+            f"{self.eval_set.describe()}; noise on the prompt, also while it is aligned, at a ratio of active speech "
             f"power to noise power; babble of {LEAST_TALKERS} to {TALKERS} other speakers of the split; refused "
             "prompts have no further number"
         )
@@ -224,8 +226,8 @@ class PromptLengths(Experiment):
 
     name, control = "prompt-lengths", NORMAL
 
-    def __init__(self, trials: EvalSet, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
-        super().__init__(trials, limit)
+    def __init__(self, eval_set: EvalSet, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
+        super().__init__(eval_set, limit)
         if 3 not in lengths:
             raise ProtocolError(f"prompt lengths {list(lengths)}: 3 s, the control, has to be among them")
         self.lengths = tuple(sorted(lengths))
@@ -234,32 +236,32 @@ class PromptLengths(Experiment):
     @cached_property
     def prompts(self) -> dict[str, list[Prompt]]:
         """Prompts by utterance, for the first `limit` that have them all; `skipped` counts those passed over."""
-        found, self.skipped = {}, 0
-        for item in self.trials.targets:
-            if self.limit is not None and len(found) == self.limit:
+        prompts_of, self.skipped = {}, 0
+        for item in self.eval_set.targets:
+            if self.limit is not None and len(prompts_of) == self.limit:
                 break
-            prompts = self.trials.prompts(item, self.lengths)
+            prompts = self.eval_set.prompts(item, self.lengths)
             if prompts is None:
                 self.skipped += 1
             else:
-                found[item.utt] = prompts
-        if not found:
+                prompts_of[item.utt] = prompts
+        if not prompts_of:
             lengths = ", ".join(f"{length:g}" for length in self.lengths)
-            raise ProtocolError(f"split {self.trials.split!r}: no speaker has recordings for prompts of {lengths} s")
-        return found
+            raise ProtocolError(f"split {self.eval_set.split!r}: no speaker has recordings for prompts of {lengths} s")
+        return prompts_of
 
     def utterances(self) -> list[str]:
         return list(self.prompts)
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
-        item = self.trials.items[key]
+        item = self.eval_set.items[key]
         return [
-            Case(name, key, "", item.text, item, prompt, self.trials.cut_wav(prompt, sample_rate))
+            Case(name, key, "", item.text, item, prompt, self.eval_set.cut_wav(prompt, sample_rate))
             for name, prompt in zip(self.conditions, self.prompts[key], strict=True)
         ]
 
     def describe(self) -> str:
-        return f"{self.trials.describe()}; prompts of several lengths, from one recording where it is long enough"
+        return f"{self.eval_set.describe()}; prompts of several lengths, from one recording where it is long enough"
 
     def note(self) -> str:
         shared = sum(len({prompt.utt for prompt in prompts}) == 1 for prompts in self.prompts.values())
@@ -274,27 +276,27 @@ class Exports(Experiment):
 
     name, control = "exports", PYTORCH
 
-    def __init__(self, trials: EvalSet, limit: int | None = None, folders: Sequence[Path] = ()):
-        super().__init__(trials, limit)
+    def __init__(self, eval_set: EvalSet, limit: int | None = None, folders: Sequence[Path] = ()):
+        super().__init__(eval_set, limit)
         runtimes = [MobileRuntime(folder) for folder in folders]
         self.runtimes = {runtime.manifest.precision: runtime for runtime in runtimes}
         if not runtimes or len(self.runtimes) < len(runtimes):
-            given = ", ".join(f"{r.folder} ({r.manifest.precision})" for r in runtimes) or "none"
-            raise ProtocolError(f"exported folders: {given}; give at least one, each of another precision")
+            folders = ", ".join(f"{r.folder} ({r.manifest.precision})" for r in runtimes) or "none"
+            raise ProtocolError(f"exported folders: {folders}; give at least one, each of another precision")
         self.conditions = {PYTORCH: {"runtime": PYTORCH}}
         self.conditions |= {name: {"runtime": "onnx", "precision": name} for name in self.runtimes}
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         item = self.targets[key]
-        prompt = self.trials.prompt(item)
-        wav = self.trials.cut_wav(prompt, sample_rate)
+        prompt = self.eval_set.prompt(item)
+        wav = self.eval_set.cut_wav(prompt, sample_rate)
         return [Case(c, key, "", item.text, item, prompt, wav, self.runtimes.get(c)) for c in self.conditions]
 
     def describe(self) -> str:
-        return f"{self.trials.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
+        return f"{self.eval_set.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
 
 
-EXPERIMENTS = {study.name: study for study in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
 
 
 def speak(
@@ -332,52 +334,53 @@ def _speakers(rows: Sequence[dict]) -> list[str]:
     return ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
 
 
-def names_of(study: Experiment, system: str, provenance: Provenance) -> dict[str, str]:
+def names_of(experiment: Experiment, system: str, provenance: Provenance) -> dict[str, str]:
     """Condition -> the `name` of its records."""
-    made = provenance.model_dump()
-    return {c: Subject(**made, system=system, **fields).name for c, fields in study.conditions.items()}
+    shared = provenance.model_dump()
+    return {c: Subject(**shared, system=system, **fields).name for c, fields in experiment.conditions.items()}
 
 
 def summarise(
-    rows: Sequence[dict], study: Experiment, system: str, provenance: Provenance, asr: str = "base"
+    rows: Sequence[dict], experiment: Experiment, system: str, provenance: Provenance, asr: str = "base"
 ) -> list[Record]:
     """Records of a study's rows: each metric under each condition and its paired difference to the control.
 
     `enrolment_refused` and `prompt_seconds` are of all rows, the rest of those that were spoken; a difference is over
     the utterances that were spoken under both conditions. A condition that was never spoken has the first two alone.
     """
-    about, names = study.describe() + study.note(), names_of(study, system, provenance)
+    about, names = experiment.describe() + experiment.note(), names_of(experiment, system, provenance)
     records: list[Record] = []
 
-    def add(kind, condition: str, metric: str, found: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
-        columns = _columns(found, metric)
+    def add(kind, condition: str, metric: str, scored: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
+        columns = _columns(scored, metric)
         other = None if minus is None else _columns(minus, metric)
-        value = bootstrap(*columns, minus=other, speakers=_speakers(found))
-        pair = names[study.control] if minus is not None else None
-        fields = {"study": study.name, "split": study.split, "kind": kind, "n": len(columns[0]), "pair_with": pair}
-        fields |= {"protocol": f"{about}; paired difference" if pair else about, **study.conditions[condition]}
+        value = bootstrap(*columns, minus=other, speakers=_speakers(scored))
+        pair = names[experiment.control] if minus is not None else None
+        fields = {"study": experiment.name, "split": experiment.split, "kind": kind}
+        fields |= {"n": len(columns[0]), "pair_with": pair}
+        fields |= {"protocol": f"{about}; paired difference" if pair else about, **experiment.conditions[condition]}
         records.append(make_record(provenance, system, metric, value, asr, **fields))
 
-    for kind, part in study.parts(rows).items():
+    for kind, part in experiment.parts(rows).items():
         tried = {c: [row for row in part if row["system"] == name] for c, name in names.items()}
         spoken = {c: {row["utt"]: row for row in tried[c] if "refused" not in row} for c in tried}
-        base = spoken.get(study.control)
-        for condition, found in spoken.items():
+        base = spoken.get(experiment.control)
+        for condition, rows_by_utt in spoken.items():
             everything = [{**row, "enrolment_refused": float("refused" in row)} for row in tried[condition]]
             for metric in ("enrolment_refused", "prompt_seconds"):
                 add(kind, condition, metric, everything)
-            both = [utt for utt in found if base and utt in base] if found is not base else []
-            for metric in metrics_of(next(iter(found.values()), {})):
-                add(kind, condition, metric, list(found.values()))
+            both = [utt for utt in rows_by_utt if base and utt in base] if rows_by_utt is not base else []
+            for metric in metrics_of(next(iter(rows_by_utt.values()), {})):
+                add(kind, condition, metric, list(rows_by_utt.values()))
                 if both:
-                    add(kind, condition, metric, [found[utt] for utt in both], [base[utt] for utt in both])
+                    add(kind, condition, metric, [rows_by_utt[utt] for utt in both], [base[utt] for utt in both])
     return records
 
 
 def evaluate_experiment(
     tts,
     system: str,
-    study: Experiment,
+    experiment: Experiment,
     out: Path,
     provenance: Provenance,
     metrics: Sequence[str] = METRICS,
@@ -389,22 +392,22 @@ def evaluate_experiment(
     tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio, asr and resuming
     as there. The files are `<out>/<study's place>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
     cannot be taken of new speech, ProtocolError where the split cannot give what the study asks for, EvaluatorError for
-    a missing judge.
+    a missing evaluator.
     """
     if unknown := [m for m in metrics if m not in SPOKEN]:
         raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
-    own, names = Subject(**provenance.model_dump(), system=system).name, names_of(study, system, provenance)
-    stem = Path(out) / f"{study.place}.{own}".replace("/", "_")
-    keys = study.utterances()
-    run = run_header(tts, own, study.describe(), provenance, metrics, asr)
-    run |= {"conditions": list(study.conditions), "keep_audio": keep_audio}
-    log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(study.conditions))
+    own, names = Subject(**provenance.model_dump(), system=system).name, names_of(experiment, system, provenance)
+    stem = Path(out) / f"{experiment.place}.{own}".replace("/", "_")
+    keys = experiment.utterances()
+    run = run_header(tts, own, experiment.describe(), provenance, metrics, asr)
+    run |= {"conditions": list(experiment.conditions), "keep_audio": keep_audio}
+    log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(experiment.conditions))
     done = {row["utt"] for row in log.rows}
-    for key in tqdm(keys, desc=f"{own}: {study.place}", unit="utt", disable=None):
+    for key in tqdm(keys, desc=f"{own}: {experiment.place}", unit="utt", disable=None):
         if key in done:
             continue
         rows = []
-        for case in study.cases(key, tts.sample_rate):
+        for case in experiment.cases(key, tts.sample_rate):
             row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics, asr)
             rows.append(row)
             if keep_audio and wav is not None:
@@ -412,7 +415,7 @@ def evaluate_experiment(
                 folder.mkdir(parents=True, exist_ok=True)
                 write_wav(folder / f"{key}.wav", wav, tts.sample_rate)
         log.add(rows)
-    wanted = set(keys)
-    records = summarise([row for row in log.rows if row["utt"] in wanted], study, system, provenance, asr)
+    spoken_keys = set(keys)
+    records = summarise([row for row in log.rows if row["utt"] in spoken_keys], experiment, system, provenance, asr)
     write_records(stem.with_name(f"{stem.name}.json"), records)
     return records

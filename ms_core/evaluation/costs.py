@@ -74,9 +74,9 @@ def shard_bytes(preset: Preset, utterances: int = WEIGHED) -> float:
         config, token_digest = preset.codec, "synthetic"
 
     with tempfile.TemporaryDirectory() as folder:
-        made = write_shards(synthetic_cuts(preset, utterances), Path(folder, "train"), Grid())
+        shards = write_shards(synthetic_cuts(preset, utterances), Path(folder, "train"), Grid())
         size = sum(path.stat().st_size for path in Path(folder, "train").iterdir() if path.name != INFO)
-    return size / (3600 * made.hours)
+    return size / (3600 * shards.hours)
 
 
 def cost_records(preset: Preset, seconds: float = 10.0) -> list[Record]:
@@ -84,8 +84,8 @@ def cost_records(preset: Preset, seconds: float = 10.0) -> list[Record]:
     flops = training_flops(preset, seconds)
     step = f"counted, not timed: one training step on {seconds:g} s of speech and a prompt of "
     step += f"{preset.train_model.prompt_seconds:g} s; products, convolutions and attention"
-    made = Provenance.of(preset.name, seed=0)
-    common = {**made.model_dump(), "study": "cost", "system": f"mobilespeech-{preset.name}", "seconds": seconds}
+    provenance = Provenance.of(preset.name, seed=0)
+    common = {**provenance.model_dump(), "study": "cost", "system": f"mobilespeech-{preset.name}", "seconds": seconds}
     rows = [(f"train_gflop_{k}", flops[k] / 1e9, "GFLOP a second of speech", 1, step) for k in ("forward", "backward")]
     rows.append(("params", flops["params"], "count", 1, "trained parameters"))
     weighed = "shards of synthetic utterances, with phones, durations and headers"
@@ -103,18 +103,18 @@ def gpu_hours(hours: float, flops: float, utilisation: float, peak: float = A100
 
 def cost_table(records: Sequence[Record], name: str = "paper", small: str = "mini") -> str:
     """The arithmetic for `CORPORA` in Markdown, from the records of two presets. Raises RecordError without them."""
-    found = {(record.preset, record.metric): record.value for record in records if record.study == "cost"}
+    counted = {(record.preset, record.metric): record.value for record in records if record.study == "cost"}
     try:
         flops = {
-            key: 1e9 * sum(found[key, f"train_gflop_{part}"] for part in ("forward", "backward"))
+            key: 1e9 * sum(counted[key, f"train_gflop_{part}"] for part in ("forward", "backward"))
             for key in (name, small)
         }
-        shard = found[name, "shard_bytes"]
+        shard = counted[name, "shard_bytes"]
     except KeyError as error:
         raise RecordError(f"no record of {' '.join(error.args[0])}: count it with `ms-core cost`") from None
     preset = load_preset(name)
     train, codec = preset.train_model, preset.codec
-    heard = train.steps * train.batch_seconds * PROCESSES / 3600
+    total = train.steps * train.batch_seconds * PROCESSES / 3600
     ideal = codec.n_q * np.log2(codec.bins) * codec.frame_rate / 8  # bytes a second
     stored = codec.n_q * 2 * codec.frame_rate
 
@@ -132,8 +132,8 @@ def cost_table(records: Sequence[Record], name: str = "paper", small: str = "min
         ("operations of one pass, 10¹⁸", *(number(flops[name] * speech * 3600 / 1e18) for speech in CORPORA)),
         ("one pass, A100 hours", *(hours(name, speech) for speech in CORPORA)),
         (f"the same with `{small}`'s model", *(hours(small, speech) for speech in CORPORA)),
-        (f"`{name}` as it stands: {heard:,.0f} h heard, passes", *(number(heard / speech) for speech in CORPORA)),
-        ("the same, A100 hours", *[hours(name, heard)] * len(CORPORA)),
+        (f"`{name}` as it stands: {total:,.0f} h heard, passes", *(number(total / speech) for speech in CORPORA)),
+        ("the same, A100 hours", *[hours(name, total)] * len(CORPORA)),
         (f"codes, {8 * ideal / 1e3:g} kb/s", *(size(ideal, speech) for speech in CORPORA)),
         (f"codes as int16, {8 * stored / 1e3:g} kb/s", *(size(stored, speech) for speech in CORPORA)),
         (f"shards as written, {8 * shard / 1e3:.1f} kb/s", *(size(shard, speech) for speech in CORPORA)),

@@ -113,7 +113,7 @@ def boundaries(wav: np.ndarray, text: str) -> list[tuple[float, str]]:
 
 
 class EvalSet:
-    """The trials of one split: which utterances are spoken, with which prompts, and compared with which voices.
+    """The eval_set of one split: which utterances are spoken, with which prompts, and compared with which voices.
 
     items: every utterance that may be spoken or prompt; seed: of the pairs. Recordings are read when asked for.
     """
@@ -121,13 +121,13 @@ class EvalSet:
     def __init__(self, items: Sequence[Item], split: str, seed: int = 0, limit: int | None = None):
         self.split, self.seed = split, seed
         self.items = {item.utt: item for item in sorted(items, key=lambda item: item.utt)}
-        wanted = [item for item in self.items.values() if MIN_SECONDS <= item.seconds <= MAX_SECONDS]
+        chosen = [item for item in self.items.values() if MIN_SECONDS <= item.seconds <= MAX_SECONDS]
         if split == DEMO:
             names = {row["librispeech_utt"] for row in demo_rows()}
-            wanted = [item for item in self.items.values() if item.utt in names]
+            chosen = [item for item in self.items.values() if item.utt in names]
         turn: dict[str, int] = {}
         order = []
-        for item in wanted:  # round the speakers, so that a limit keeps them balanced
+        for item in chosen:  # round the speakers, so that a limit keeps them balanced
             turn[item.speaker] = turn.get(item.speaker, -1) + 1
             order.append((turn[item.speaker], item.speaker, item))
         self.targets = [item for *_, item in sorted(order, key=lambda entry: entry[:2])][:limit]
@@ -138,7 +138,7 @@ class EvalSet:
 
     @classmethod
     def of_split(cls, config: DataConfig, split: str, seed: int = 0, limit: int | None = None) -> "EvalSet":
-        """The trials of a split; `paper-demo` are the demo's sentences, with the voices of `test-clean-24spk`.
+        """The eval_set of a split; `paper-demo` are the demo's sentences, with the voices of `test-clean-24spk`.
 
         Raises DataError (ms_core.data.prepare) for an unknown split or absent speech.
         """

@@ -1,9 +1,9 @@
-"""Evaluation: a system speaks a split, judges score it beside the recordings, and records carry the numbers.
+"""Evaluation: a system speaks a split, evaluators score it beside the recordings, and records carry the numbers.
 
-The paper's tables could not be read; the protocol is VALL-E's (`eval_set.py`), the judges are ours (`metrics.py`).
+The paper's tables could not be read; the protocol is VALL-E's (`eval_set.py`), the evaluators are ours (`metrics.py`).
 Three rows share each utterance: the system, the recording (`ground-truth`) and the recording through the system's codec
 (`ground-truth-codec`). Controls that say whether a number means anything: WER against another sentence's text, and the
-similarity to the own speaker less that to a stranger.
+similarity to the own speaker less that to a impostor_wav.
 
 Each scored utterance is one line of `<out>/<split>.<system>.jsonl`, so that a run that was cut off goes on where it
 stopped; the records follow in `<out>/<split>.<system>.json`. Scores of the recordings are kept apart as well, in
@@ -64,38 +64,38 @@ def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, obje
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _speak(tts, trials: EvalSet, item: Item, seed: int) -> np.ndarray:
+def _speak(tts, eval_set: EvalSet, item: Item, seed: int) -> np.ndarray:
     """What the system says (L,)."""
-    voice = tts.voice(trials.prompt_wav(item, tts.sample_rate), text=trials.prompt(item).text)
+    voice = tts.voice(eval_set.prompt_wav(item, tts.sample_rate), text=eval_set.prompt(item).text)
     return np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)
 
 
-def _recordings(tts, trials: EvalSet, item: Item) -> dict[str, np.ndarray]:
+def _recordings(tts, eval_set: EvalSet, item: Item) -> dict[str, np.ndarray]:
     """Waveforms of the baselines; the recording itself is none where it would be compared with itself."""
     original = load_speech(item.path, tts.sample_rate)
     coded = {GROUND_TRUTH_CODEC: through_codec(tts.codec, original, str(getattr(tts, "device", "cpu")))}
-    return coded if trials.split == DEMO else {GROUND_TRUTH: original, **coded}
+    return coded if eval_set.split == DEMO else {GROUND_TRUTH: original, **coded}
 
 
 def _rows(
-    trials: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+    eval_set: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
 ) -> list[dict[str, object]]:
     """Scored rows of waveforms that say one utterance, by system."""
-    original, reference = load_speech(item.path, rate), trials.reference(item, rate)
+    original, reference = load_speech(item.path, rate), eval_set.reference(item, rate)
     count = len(wavs)
     spoken = [m for m in metrics if m in SPOKEN]
     scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
     rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
     if sims := [m for m in metrics if m in SIMS]:
-        stranger = trials.reference(trials.impostor(item), rate)
-        others = score(list(wavs.values()), rate, None, [stranger] * count, sims)
-        for row, found in zip(rows, others, strict=True):
-            row |= {f"{m}_other": round(found[m], 6) for m in sims}
+        impostor_wav = eval_set.reference(eval_set.impostor(item), rate)
+        others = score(list(wavs.values()), rate, None, [impostor_wav] * count, sims)
+        for row, scores in zip(rows, others, strict=True):
+            row |= {f"{m}_other": round(scores[m], 6) for m in sims}
     aligned = [m for m in metrics if m in ALIGNED]
     if aligned and GROUND_TRUTH_CODEC in wavs:
-        found = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
-        rows[list(wavs).index(GROUND_TRUTH_CODEC)] |= {m: round(found[m], 6) for m in aligned}
-    prompt = trials.prompt(item)
+        scores = score([wavs[GROUND_TRUTH_CODEC]], rate, None, [original], aligned)[0]
+        rows[list(wavs).index(GROUND_TRUTH_CODEC)] |= {m: round(scores[m], 6) for m in aligned}
+    prompt = eval_set.prompt(item)
     for row in rows:
         row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds, "prompt_text": prompt.text}
     return rows
@@ -151,7 +151,7 @@ class RowLog:
 def evaluate(
     tts,
     system: str,
-    trials: EvalSet,
+    eval_set: EvalSet,
     out: Path,
     provenance: Provenance,
     metrics: Sequence[str] = (*SPOKEN, *ALIGNED),
@@ -162,50 +162,50 @@ def evaluate(
     """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
 
     tts: an object with `sample_rate`, `codec`, `voice(wav, text)` and `synthesize(text, voice, seed)`, as MobileSpeech
-    has; system: see `records.Subject`; trials: see `EvalSet.of_split`; provenance: what made the system, its `seed`
+    has; system: see `records.Subject`; eval_set: see `EvalSet.of_split`; provenance: what made the system, its `seed`
     being that of the synthesis (0 where None), its `steps` what `tts` decodes with where those are not its own.
     baselines: also score the recordings and the codec. keep_audio: write `<out>/audio/<name>/<utt>.wav`, the
     recordings and the prompts (`audio/prompt/`) as well. asr: see `metrics.WhisperASR`. A run that was cut off goes on
     from its JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the
-    split cannot give pairs, EvaluatorError for a missing judge.
+    split cannot give pairs, EvaluatorError for a missing evaluator.
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
     out = Path(out)
     own = Subject(**provenance.model_dump(), system=system)
-    stem = f"{trials.split}.{own.name.replace('/', '_')}"
+    stem = f"{eval_set.split}.{own.name.replace('/', '_')}"
     seed, rate = provenance.seed or 0, tts.sample_rate
-    run = run_header(tts, own.name, trials.describe(), provenance, metrics, asr)
+    run = run_header(tts, own.name, eval_set.describe(), provenance, metrics, asr)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
-    count = baselines * (1 if trials.split == DEMO else 2)
+    count = baselines * (1 if eval_set.split == DEMO else 2)
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
     done = {row["utt"] for row in log.rows}
     if baselines:  # the model has no part in their scores: those of an evaluation before are taken
         known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
-        recordings = RowLog(out / f"{trials.split}.recordings.jsonl", known, systems=count)
-    for item in tqdm(trials.targets, desc=f"{own.name} on {trials.split}", unit="utt", disable=None):
+        recordings = RowLog(out / f"{eval_set.split}.recordings.jsonl", known, systems=count)
+    for item in tqdm(eval_set.targets, desc=f"{own.name} on {eval_set.split}", unit="utt", disable=None):
         if item.utt in done:
             continue
-        wavs = {own.name: _speak(tts, trials, item, seed)}
-        rows = _rows(trials, item, wavs, rate, metrics, asr)
+        wavs = {own.name: _speak(tts, eval_set, item, seed)}
+        rows = _rows(eval_set, item, wavs, rate, metrics, asr)
         if baselines:
-            found = [row for row in recordings.rows if row["utt"] == item.utt]
-            coded = _recordings(tts, trials, item) if keep_audio or not found else {}
-            if not found:
-                found = _rows(trials, item, coded, rate, metrics, asr)
-                recordings.add(found)
+            reference_rows = [row for row in recordings.rows if row["utt"] == item.utt]
+            coded = _recordings(tts, eval_set, item) if keep_audio or not reference_rows else {}
+            if not reference_rows:
+                reference_rows = _rows(eval_set, item, coded, rate, metrics, asr)
+                recordings.add(reference_rows)
             wavs |= coded
-            rows += found
+            rows += reference_rows
         if keep_audio:
-            wavs |= {PROMPT: trials.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
+            wavs |= {PROMPT: eval_set.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
             for name, wav in wavs.items():
                 folder = out / "audio" / name.replace("/", "_")
                 folder.mkdir(parents=True, exist_ok=True)
                 write_wav(folder / f"{item.utt}.wav", wav, rate)
         log.add(rows)
-    names = {item.utt for item in trials.targets}
+    names = {item.utt for item in eval_set.targets}
     rows = [row for row in log.rows if row["utt"] in names]
-    records = aggregate(rows, provenance, trials.split, trials.describe(), asr, {own.name: {"system": system}})
+    records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), asr, {own.name: {"system": system}})
     write_records(out / f"{stem}.json", records)
     return records
 
@@ -216,11 +216,11 @@ def run_header(
     """What makes a run of an evaluation, for the first line of its `RowLog`."""
     run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
     run |= {"system": system, "protocol": protocol, "seed": provenance.seed or 0, "metrics": sorted(metrics)}
-    run |= {"judges": _judges(metrics, asr)}
+    run |= {"judges": _evaluators(metrics, asr)}
     return {**run, "decoding": tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None}
 
 
-def _judges(metrics: Sequence[str], asr: str) -> dict[str, str]:
+def _evaluators(metrics: Sequence[str], asr: str) -> dict[str, str]:
     return {name: text for metric in metrics for name, text in versions(metric, asr).items()}
 
 
@@ -246,10 +246,10 @@ def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[flo
 
 def metrics_of(row: dict) -> list[str]:
     """The metrics that a row can give."""
-    found = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
-    found += [m for m in (*SPOKEN, *ALIGNED) if m in row]
-    found += [f"{m}_margin" for m in SIMS if f"{m}_other" in row]
-    return found + ["duration_ratio", "duration_ratio_share"] * ("duration_ratio" in row)
+    names = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
+    names += [m for m in (*SPOKEN, *ALIGNED) if m in row]
+    names += [f"{m}_margin" for m in SIMS if f"{m}_other" in row]
+    return names + ["duration_ratio", "duration_ratio_share"] * ("duration_ratio" in row)
 
 
 def _check_balance(by_system: dict[str, list[dict]]) -> None:
@@ -275,10 +275,10 @@ def provenance_of(system: str, provenance: Provenance) -> Provenance:
 
 
 def make_record(
-    provenance: Provenance, system: str, metric: str, found: Interval, asr: str = "base", **fields: object
+    provenance: Provenance, system: str, metric: str, interval: Interval, asr: str = "base", **fields: object
 ) -> Record:
     """A record of an evaluation."""
-    shared = {**provenance_of(system, provenance).model_dump(), "unit": unit_of(metric), **found.fields()}
+    shared = {**provenance_of(system, provenance).model_dump(), "unit": unit_of(metric), **interval.fields()}
     return Record(**shared, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
 
 
@@ -303,23 +303,23 @@ def aggregate(
     _check_balance(by_system)
     ceiling = next((system for system in by_system if system.endswith(GROUND_TRUTH_CODEC)), None)
 
-    def record(system: str, metric: str, found: Interval, how: str, pair: str | None = None) -> Record:
+    def record(system: str, metric: str, interval: Interval, how: str, pair: str | None = None) -> Record:
         fields = {"system": system, "n": len(by_system[system]), "protocol": how, "pair_with": pair}
         fields |= {"study": study, "split": split, **(about or {}).get(system, {})}
-        return make_record(provenance, metric=metric, found=found, asr=asr, **fields)
+        return make_record(provenance, metric=metric, interval=interval, asr=asr, **fields)
 
     records = []
-    for system, found in by_system.items():
-        for metric in metrics_of(found[0]):
-            columns, speakers = columns_of(found, metric), [row.get("speaker", "") for row in found]
+    for system, scored in by_system.items():
+        for metric in metrics_of(scored[0]):
+            columns, speakers = columns_of(scored, metric), [row.get("speaker", "") for row in scored]
             records.append(record(system, metric, bootstrap(*columns, speakers=speakers), protocol))
             if ceiling not in (None, system) and metric in SPOKEN:
                 paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric), speakers=speakers)
                 records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
-        if "wer_n" in found[0] and len(found) > 1:
-            counts = shuffled_counts(found, seed=0)
+        if "wer_n" in scored[0] and len(scored) > 1:
+            counts = shuffled_counts(scored, seed=0)
             edits, words = [sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts]
-            control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in found])
+            control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in scored])
             how = f"{protocol}; control: transcripts against other utterances' texts"
             records.append(record(system, "wer_shuffled", control, how))
     return records
@@ -346,7 +346,7 @@ def demo_evaluate(
         raise ProtocolError(f"no clip of the demo among items {list(items or [])}: it has 1 to 35")
     originals = {row["item"]: row for row in clips if row["system"] == GROUND_TRUTH}
     rate = 16_000
-    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _judges(metrics, asr)}
+    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics, asr)}
     rows = RowLog(log, run) if log else None
     done = {(row["utt"], row["system"]): row for row in rows.rows} if rows else {}
     scored = []
@@ -357,8 +357,8 @@ def demo_evaluate(
             original = originals[clip["item"]]
             wav, reference = (load_speech(path, rate) for path in (clip["path"], original["path"]))
             item = Item(utt, utt.split("-")[0], clip["text"], Path(clip["path"]), float(clip["seconds"]))
-            found = score([wav], rate, [clip["text"]], [reference], metrics, asr)[0]
-            done[utt, system] = _row(item, system, found, len(reference) / rate)
+            scores = score([wav], rate, [clip["text"]], [reference], metrics, asr)[0]
+            done[utt, system] = _row(item, system, scores, len(reference) / rate)
             if rows:
                 rows.add([done[utt, system]])
         scored.append(done[utt, system])

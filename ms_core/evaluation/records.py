@@ -149,8 +149,8 @@ class Subject(Provenance):
     @property
     def name(self) -> str:
         """As tables, files and `pair_with` call it."""
-        told = {key: getattr(self, key) for key in NAMED}
-        return "-".join([self.system, *(NAMED[key].format(x) for key, x in told.items() if x is not None)])
+        named = {key: getattr(self, key) for key in NAMED}
+        return "-".join([self.system, *(NAMED[key].format(x) for key, x in named.items() if x is not None)])
 
 
 class Record(Subject):
@@ -310,8 +310,8 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     ordered = sorted(records, key=lambda record: record.key)
     for one, two in zip(ordered, ordered[1:], strict=False):
         if one.key == two.key:
-            told = f"{one.metric} of {one.name} on {one.place}"
-            raise RecordError(f"{path}: two records for {told}: keep one, or tell them apart by a field")
+            subject = f"{one.metric} of {one.name} on {one.place}"
+            raise RecordError(f"{path}: two records for {subject}: keep one, or tell them apart by a field")
     write_json(Path(path), [record.model_dump(mode="json", exclude_none=True) for record in ordered])
 
 
@@ -373,7 +373,7 @@ def device_name(device: str = "cpu") -> str:
         return torch.cuda.get_device_name(device)
     model = platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.is_file() and (found := re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)):
-        model = found[1].strip()
+    if info.is_file() and (match := re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)):
+        model = match[1].strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu: {model}, {cores} cores"

@@ -52,25 +52,25 @@ def read(path: Path) -> list[Milestone]:
         raise MilestoneError(f"{path}: not a list of milestones ({error})") from None
 
 
-def add(path: Path, records: Sequence[Record], system: str, made: Mapping[str, object], note: str) -> Milestone:
+def add(path: Path, records: Sequence[Record], system: str, trained: Mapping[str, object], note: str) -> Milestone:
     """Append a row of what an evaluation gave for `system`; a row of the same checkpoint and split is replaced.
 
-    made: the provenance in the checkpoint's config. Raises MilestoneError where a metric was not evaluated.
+    trained: the provenance in the checkpoint's config. Raises MilestoneError where a metric was not evaluated.
     """
-    found = {r.metric: r for r in records if r.name == system and r.pair_with is None}
-    if lacking := [metric for metric in METRICS if metric not in found]:
+    scores = {r.metric: r for r in records if r.name == system and r.pair_with is None}
+    if lacking := [metric for metric in METRICS if metric not in scores]:
         raise MilestoneError(f"a milestone needs {', '.join(METRICS)}; not evaluated: {', '.join(lacking)}")
-    one = found[METRICS[0]]
+    one = scores[METRICS[0]]
     row = Milestone(
         date=datetime.now(UTC).date().isoformat(),
         commit=git_commit(),
         note=note,
         checkpoint_sha256=one.checkpoint_sha256,
-        hours=total_training_hours(made),
-        speech_hours=float(made["speech_hours"]),
+        hours=total_training_hours(trained),
+        speech_hours=float(trained["speech_hours"]),
         split=one.split,
         n=one.n,
-        **{m: tuple(round(x, 4) for x in (found[m].value, found[m].ci_low, found[m].ci_high)) for m in METRICS},
+        **{m: tuple(round(x, 4) for x in (scores[m].value, scores[m].ci_low, scores[m].ci_high)) for m in METRICS},
     )
     same = (row.checkpoint_sha256, row.split)
     rows = [r for r in read(path) if (r.checkpoint_sha256, r.split) != same]

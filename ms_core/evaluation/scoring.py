@@ -1,11 +1,11 @@
-"""One call for all judges: waveforms in, one dict of scores a waveform out."""
+"""One call for all evaluators: waveforms in, one dict of scores a waveform out."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import soxr
 
-from ms_core.evaluation.metrics import METRICS, RATE, count_errors, judge
+from ms_core.evaluation.metrics import METRICS, RATE, count_errors, evaluator
 
 TEXT_METRICS = ("wer", "cer")
 SIMS = ("sim_campp", "sim_ge2e")
@@ -46,30 +46,30 @@ def score(
     and STOI, the time-aligned original). texts: what should be heard. Returns one dict a waveform: `seconds`; the
     counts of `count_errors` and `hypothesis` when WER or CER is asked; the value under each other metric's own name.
     Raises ValueError for an unknown metric, a missing input, unequal lengths or a waveform that is not mono and finite;
-    EvaluatorError for a judge that is not installed.
+    EvaluatorError for an evaluator that is not installed.
     """
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
-    for name, given, needed in (("texts", texts, TEXT_METRICS), ("references", references, REFERENCE_METRICS)):
-        if given is None and set(metrics) & set(needed):
+    for name, values, needed in (("texts", texts, TEXT_METRICS), ("references", references, REFERENCE_METRICS)):
+        if values is None and set(metrics) & set(needed):
             raise ValueError(f"{', '.join(m for m in metrics if m in needed)} needs {name}: give one a waveform")
-        if given is not None and len(given) != len(wavs):
-            raise ValueError(f"{len(given)} {name} for {len(wavs)} waveforms: give one each")
+        if values is not None and len(values) != len(wavs):
+            raise ValueError(f"{len(values)} {name} for {len(wavs)} waveforms: give one each")
     rows = []
     for index, raw in enumerate(wavs):
         wav = _to_rate(raw, sample_rate)
         row: dict[str, object] = {"seconds": round(len(wav) / RATE, 4)}
         reference = _to_rate(references[index], sample_rate) if set(metrics) & set(REFERENCE_METRICS) else None
         if set(metrics) & set(TEXT_METRICS):
-            row["hypothesis"] = judge("wer", asr)(wav)
+            row["hypothesis"] = evaluator("wer", asr)(wav)
             row |= count_errors(texts[index], row["hypothesis"])
         for metric in metrics:
             if metric in SIMS:
-                row[metric] = judge(metric).similarity(reference, wav)
+                row[metric] = evaluator(metric).similarity(reference, wav)
             elif metric in ALIGNED:
-                row[metric] = judge(metric)(*_aligned(reference, wav))
+                row[metric] = evaluator(metric)(*_aligned(reference, wav))
             elif metric not in TEXT_METRICS:
-                row[metric] = judge(metric)(wav)
+                row[metric] = evaluator(metric)(wav)
         rows.append(row)
     return rows

@@ -47,10 +47,10 @@ def first_audio(
             f"{len(systems)} systems, lengths {list(words)}, {repeats} repeats: give at least one of each, and lengths "
             f"from 1 to {len(story)} words"
         )
-    found = {(name, count): {"system": name, "words": count} for count in words for name in systems}
+    rows = {(name, count): {"system": name, "words": count} for count in words for name in systems}
     with torch_threads(threads):
         for repeat in range(-1, repeats):
-            for (name, count), row in found.items():
+            for (name, count), row in rows.items():
                 (system, speaker), text = systems[name], " ".join(story[:count])
                 start, start_cpu = time.perf_counter(), time.process_time()
                 ready, lengths, cpu = [], [], 0.0
@@ -62,16 +62,16 @@ def first_audio(
                 numbers = {"first": ready[0], "first_cpu": cpu, "total": ready[-1], "waits": _waits(ready, lengths)}
                 for key, value in numbers.items() if repeat >= 0 else ():
                     row.setdefault(key, []).append(value)
-    return list(found.values())
+    return list(rows.values())
 
 
 def _waits(ready: Sequence[float], lengths: Sequence[float]) -> float:
     """Seconds of silence for a listener of parts that are ready at these times and sound so long."""
-    waits, heard = 0.0, ready[0]
+    waits, sounding = 0.0, ready[0]
     for at, before in zip(ready[1:], lengths, strict=False):
-        heard += before
-        waits += max(at - heard, 0.0)
-        heard = max(at, heard)
+        sounding += before
+        waits += max(at - sounding, 0.0)
+        sounding = max(at, sounding)
     return waits
 
 
@@ -89,11 +89,11 @@ def first_audio_records(rows: Sequence[dict], provenance: Provenance, system: st
             f"{row['audio_seconds']:.2f} s of speech in {row['parts']} parts, the first {row['first_seconds']:.2f} s"
         )
         for key, note in notes.items():
-            found = bootstrap(row[key])
+            interval = bootstrap(row[key])
             name = "first_audio" + key.removeprefix("first") if key.startswith("first") else f"stream_{key}"
             records.append(
                 Record(**provenance.model_dump(), study="stream", system=system, **fields_of(row["system"]),
-                       words=row["words"], metric=f"{name}_s", **found.fields(), unit="s", n=len(row[key]),
+                       words=row["words"], metric=f"{name}_s", **interval.fields(), unit="s", n=len(row[key]),
                        protocol=f"{note}; {about}; interval over repeats after a warm-up")
             )  # fmt: skip
     return records

@@ -99,10 +99,10 @@ def sweep(
         raise SweepError(f"{len(cells)} conditions, {repeats} repeats: give at least one of each")
     voice = tts.voice(prompt, text=prompt_text)
     texts = {seconds: text_of_length(tts, voice, seconds, seed) for seconds in {cell.seconds for cell in cells}}
-    found = {cell: {"total": [], "voice": [], "peak_rss_mb": [], "passes": None} for cell in cells}
+    results = {cell: {"total": [], "voice": [], "peak_rss_mb": [], "passes": None} for cell in cells}
     for _ in range(repeats):
         enrolled: dict[tuple[int, str], float] = {}
-        for cell, result in found.items():
+        for cell, result in results.items():
             with torch_threads(cell.threads), in_precision(cell.precision):
                 if (key := (cell.threads, cell.precision)) not in enrolled:
                     start = time.perf_counter()
@@ -122,7 +122,7 @@ def sweep(
             result["audio_seconds"], result["passes"] = len(wav) / tts.sample_rate, timings.pop("passes", None)
             for part, value in timings.items():
                 result.setdefault(part, []).append(float(value))
-    return found
+    return results
 
 
 def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
@@ -131,19 +131,19 @@ def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
 
 
 def sweep_records(
-    tts: MobileSpeech, found: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
+    tts: MobileSpeech, results: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
 ) -> list[Record]:
     """Records of a `sweep`: those of `bench` for every cell."""
     records = []
-    for cell, result in found.items():
+    for cell, result in results.items():
         changed = {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}
         changes = {"threads": cell.threads, "steps": cell.passes}
         changes |= {"config_hash": parse(DecodingConfig, changed, "steps").digest()}
         note = "conditions in turns; peak memory apart from the time, what was free given back before"
         note += "; torch's autocast to bf16" * (cell.precision == "bf16")
-        told = provenance.model_copy(update=changes)
+        about = provenance.model_copy(update=changes)
         half = None if cell.precision == "fp32" else cell.precision
-        records += bench_records(result, told, system, cell.seconds, note, half)
+        records += bench_records(result, about, system, cell.seconds, note, half)
     return records
 
 

@@ -87,9 +87,9 @@ def to_pte(graph: Graph, int8: bool = False) -> bytes:
         lowered = to_edge_transform_and_lower(program, partitioner=partitioners).to_executorch()
     plan = lowered.executorch_program.execution_plan[0]
     for (name, example), index in zip(graph.inputs.items(), plan.inputs, strict=True):
-        wanted = [LIMITS.get(graph.axes[name].get(axis), length) for axis, length in enumerate(example.shape)]
-        if plan.values[index].val.sizes != wanted:  # lowering may narrow a length without a word
-            raise ExportError(f"ExecuTorch allows {name} {plan.values[index].val.sizes}, not {wanted}: a bug of ours")
+        expected = [LIMITS.get(graph.axes[name].get(axis), length) for axis, length in enumerate(example.shape)]
+        if plan.values[index].val.sizes != expected:  # lowering may narrow a length without a word
+            raise ExportError(f"ExecuTorch allows {name} {plan.values[index].val.sizes}, not {expected}: a bug of ours")
     return lowered.buffer
 
 
@@ -107,16 +107,16 @@ def export_executorch(
     need_executorch()
 
     def write(temporary: Path) -> dict[str, object]:
-        said = {}
+        described = {}
         for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
             (temporary / f"{name}.pte").write_bytes(to_pte(graph, int8))
             shape = {
                 k: [graph.axes[k].get(axis, length) for axis, length in enumerate(tensor.shape)]
                 for k, tensor in graph.inputs.items()
             }
-            said[name] = {"inputs": [[k, shape[k]] for k in graph.inputs], "outputs": list(graph.outputs)}
+            described[name] = {"inputs": [[k, shape[k]] for k in graph.inputs], "outputs": list(graph.outputs)}
         precision = "int8" if int8 else "fp32"
-        return {"precision": precision, "opset": 0, "runtime": "executorch", "graphs": said, "limits": LIMITS}
+        return {"precision": precision, "opset": 0, "runtime": "executorch", "graphs": described, "limits": LIMITS}
 
     return write_folder(tts, folder, write, MADE_WITH, provenance, licence)
 
@@ -152,8 +152,8 @@ class Program:
                         f"{name} of shape {inputs[name].shape}: this export allows {axis} up to {self._limits[axis]}; "
                         "split the text, or enrol a shorter prompt"
                     )
-        given = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self._shapes]
-        return [output.numpy().copy() for output in self._method.execute(given)]
+        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self._shapes]
+        return [output.numpy().copy() for output in self._method.execute(tensors)]
 
 
 class ExecutorchRuntime(MobileRuntime):
@@ -172,5 +172,5 @@ class ExecutorchRuntime(MobileRuntime):
         super().__init__(folder, check=check)
 
     def _load(self, name: str) -> Program:
-        said = self.manifest.graphs[name]
-        return Program(self.folder / f"{name}.pte", said["inputs"], said["outputs"], self.manifest.limits)
+        stated = self.manifest.graphs[name]
+        return Program(self.folder / f"{name}.pte", stated["inputs"], stated["outputs"], self.manifest.limits)

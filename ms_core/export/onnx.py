@@ -30,7 +30,7 @@ from ms_core.export.graphs import Graph, graphs
 from ms_core.export.runtime.manifest import FORMAT, NAME, CodecConstants, Decoding, digest
 from ms_core.export.runtime.runtime import CONSTANTS, VECTORS
 from ms_core.synthesis import CHUNK_PHONES, MobileSpeech
-from ms_core.text import PHONES
+from ms_core.text import phone_table
 
 OPSET = 20  # the first with Gelu
 TABLES = {"embed.embedding": "embedding.bin", "code_vectors.vectors": VECTORS}  # files that graphs share
@@ -235,7 +235,8 @@ def write_folder(
             "format": FORMAT,
             **said,
             "files": files,
-            "phones": list(PHONES),
+            "language": tts.language,
+            "phones": list(phone_table(tts.language)),
             "codec": asdict(_constants(codec)),
             "decoding": asdict(_decoding(tts)),
             "chunk_phones": CHUNK_PHONES,

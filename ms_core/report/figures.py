@@ -1,15 +1,15 @@
 """Figures out of result records and training logs, in the style of `style.py`; those of speed stand in `speed.py`.
 
-Figures are regenerated, never edited: equal records give equal bytes on one installation. Every function returns a
-matplotlib Figure; `draw_all` writes PNG to `figures/<preset>/`.
+Figures are regenerated, never edited: `ms-core report --figures` draws them out of `results/<preset>/` alone, and equal
+records give equal bytes on one installation. Every function returns a matplotlib Figure.
 """
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,31 +17,32 @@ from ms_core import paths
 from ms_core.evaluation import run_history
 from ms_core.evaluation.records import CLEAN, MILESTONES, Record, read_records
 from ms_core.evaluation.run_history import Milestone
+from ms_core.report import speed
 from ms_core.report.listening import SCALES
-from ms_core.report.speed import judged_speed, peer_speed, quality_speed, rtf_length
 from ms_core.report.style import (
     BLUE,
     CYCLE,
     DASHES,
+    FORMATS,
     GREY,
+    INTERVAL,
     ORANGE,
     STYLE,
-    by_steps,
-    draw_line,
-    error_of,
-    group_style,
+    WIDE,
+    caption,
+    counted,
+    ends,
+    estimate_lines,
+    estimate_rows,
     label,
     labels_of,
+    name_lines,
+    place_name,
     quality_of,
     save,
     subplots,
 )
-from ms_core.report.tables import (
-    QUALITY,
-    RTF_SECONDS,
-    RTF_THREADS,
-    STUDY_TITLES,
-)
+from ms_core.report.tables import QUALITY, STUDY_TITLES, ReportError
 
 EDITS = {
     "wer_sub": ("substituted", BLUE, ""),
@@ -49,51 +50,55 @@ EDITS = {
     "wer_ins": ("inserted", GREY, "..."),
 }
 HARD = "hard-texts"  # a study whose parts are kinds of texts
+WHOLE = "one-to-three-words"  # a kind whose parts, one word and so on, are kinds, too
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
 SHOWN = tuple(QUALITY)[:6]  # of `metric_dots`
+CODEC = ("pesq", "stoi", "sim_campp", "wer")
+KIND_NAMES = {None: "all texts", "two-three-word": "two or three words"}
+LAYERS = {  # metric -> title, what stands below
+    "perplexity": ("entries in effective use, of 1,024 ↑", "codec layer"),
+    "variance_left": ("share of log-mel variance left ↓", "layers used; 0: principal components alone"),
+}
+LOSSES = {"loss": "loss", "log_mel": "log-mel distance", "log_magnitude": "log-magnitude distance"}
+LOSSES["pitch"] = "error of log F0"
 
 
 def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = SHOWN) -> Figure:
     """Dot plot with intervals: a panel a metric, a row a system. Raises ValueError where nothing was measured."""
     found = quality_of(records, split)
-    systems = labels_of(r for r in found.values() if r.metric in metrics and not r.steps)
-    metrics = [m for m in metrics if any((s, m) in found for s in systems)]
-    if not systems:
+    shown = [r for r in found.values() if r.metric in metrics and not r.steps]
+    if not shown:
         raise ValueError(f"no record of {', '.join(QUALITY)} on split {split!r}: evaluate it first")
-    columns = min(3, len(metrics))
-    rows = -(-len(metrics) // columns)
-    figure, axes = subplots(rows, columns, 2.0 + 1.9 * columns, 0.5 + rows * (0.55 + 0.2 * len(systems)), sharey=True)
-    with mpl.rc_context(STYLE):
-        for axis, metric in zip(axes, metrics, strict=False):
-            for row, system in enumerate(systems):
-                if (record := found.get((system, metric))) is None:
-                    continue
-                colour, marker = group_style(record.system)
-                axis.errorbar(record.value, row, xerr=error_of(record), fmt=marker, color=colour, elinewidth=1.2)
-            axis.set_title(QUALITY[metric][0])
-            axis.set_yticks(range(len(systems)), list(systems.values()))
-            axis.set_ylim(len(systems) - 0.5, -0.5)
-            axis.margins(x=0.12)
-            axis.tick_params(axis="y", length=0)
-        for axis in axes[len(metrics) :]:
-            axis.set_visible(False)
-        n = sorted({r.n for (s, m), r in found.items() if s in systems and m in metrics})
-        figure.supxlabel(f"{split}, n = {'/'.join(map(str, n))} utterances; bars: 95 % bootstrap interval", fontsize=8)
+    systems = {r.name: r.system for r in shown}
+    rows = [
+        (title, systems[name], {m: r for (s, m), r in found.items() if s == name})
+        for name, title in labels_of(shown).items()
+    ]
+    figure = estimate_rows(rows, {m: QUALITY[m][0] for m in metrics}, columns=2 if len(metrics) == 4 else 3)
+    caption(figure, place_name(split), counted(shown), INTERVAL)
     return figure
 
 
 def _word_bars(records: Sequence[Record], split: str) -> list[tuple[str, dict[str, Record]]]:
-    """(label, metric -> record) of what `word_errors` draws: systems, or kinds of hard texts of each system."""
-    hard = split == HARD
-    kinds = {r.place: r.kind or "all" for r in records if r.study == HARD} if hard else {split: ""}
-    found = {one: quality_of(records, one) for one in sorted(kinds)}
-    systems = labels_of(r for table in found.values() for r in table.values() if r.metric == "wer_sub")
-    bars = []
+    """(label, metric -> record) of what `word_errors` draws: systems, or the kinds of hard texts after all of them."""
+    found = {one: quality_of(records, one) for one in ([split] if split != HARD else _hard_kinds(records))}
+    told = [r for table in found.values() for r in table.values() if r.metric == "wer_sub" and not r.steps]
+    systems, bars = labels_of(told), []
     for system, title in systems.items():
-        for one, table in found.items():
-            name = ": ".join([title] * (not hard or len(systems) > 1) + [kinds[one].replace("-", " ")] * hard)
-            bars.append((name, {m: r for (s, m), r in table.items() if s == system}))
+        for table in found.values():
+            metrics = {m: r for (s, m), r in table.items() if s == system}
+            if split == HARD and metrics:
+                kind = next(iter(metrics.values())).kind
+                name = KIND_NAMES.get(kind, (kind or "").replace("-", " "))
+                bars.append((name if len(systems) == 1 else f"{title}: {name}", metrics))
+            else:
+                bars.append((title, metrics))
     return [(name, metrics) for name, metrics in bars if "wer_sub" in metrics]
+
+
+def _hard_kinds(records: Sequence[Record]) -> list[str]:
+    """Places of the hard texts: all of them, then the kinds that are no sum of others."""
+    return sorted({r.place for r in records if r.study == HARD and r.kind != WHOLE})
 
 
 def word_errors(records: Sequence[Record], split: str) -> Figure:
@@ -104,8 +109,8 @@ def word_errors(records: Sequence[Record], split: str) -> Figure:
     bars = _word_bars(records, split)
     if not bars:
         raise ValueError(f"no record of {', '.join(EDITS)} on split {split!r}: evaluate it first")
-    figure, (axis,) = subplots(1, 1, 6.4, 1.1 + 0.24 * len(bars))
-    with mpl.rc_context({**STYLE, "hatch.linewidth": 0.7}):
+    figure, (axis,) = subplots(1, 1, 0.75 * WIDE, 0.9 + 0.2 * len(bars))
+    with mpl.rc_context(STYLE):
         for row, (_, found) in enumerate(bars):
             left = 0.0
             for metric, (name, colour, hatch) in EDITS.items():
@@ -113,18 +118,16 @@ def word_errors(records: Sequence[Record], split: str) -> Figure:
                 style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "height": 0.7}
                 axis.barh(row, value, left=left, label=name if row == 0 else None, **style)
                 left += value
-            total = found["wer"]
-            axis.errorbar(total.value, row, xerr=error_of(total), fmt="none", color="black", elinewidth=1, capsize=2)
-        names = [f"{name} (n = {found['wer'].n})" for name, found in bars]
-        axis.set_yticks(range(len(bars)), names)
+            axis.hlines(row, *ends(found["wer"]), color="black", linewidth=1)
+        axis.set_yticks(range(len(bars)), [f"{name} (n = {found['wer'].n})" for name, found in bars])
         axis.set_ylim(len(bars) - 0.4, -0.6)
         axis.set_xlim(left=0)
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", visible=False)
-        what = "texts" if split == HARD else "utterances"
         axis.set_xlabel("errors a word")
-        figure.supxlabel(f"{split}, n = {what}; lines: 95 % bootstrap interval of WER", fontsize=8)
         figure.legend(loc="outside upper right", ncols=len(EDITS))
+        what = "texts" if split == HARD else "utterances"
+        caption(figure, f"{place_name(split)}, n = {what}", "lines: 95 % bootstrap interval of WER, the sum")
     return figure
 
 
@@ -138,27 +141,32 @@ def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
     for (name, metric), record in table.items():
         if record.system == first:
             found.setdefault(name, {})[metric] = record
-    noises = {r.condition for r in table.values() if r.snr_db is not None}
+    noises = sorted({r.condition or "" for r in table.values() if r.snr_db is not None})
     panels = {m: t for m, t in PANELS.items() if any(m in f for f in found.values()) and (noises or m in QUALITY)}
-    figure, axes = subplots(1, len(panels), 0.4 + 2.1 * len(panels), 2.5)
+    figure, axes = subplots(1, len(panels), WIDE, 2.2)
     with mpl.rc_context(STYLE):
         for axis, (metric, title) in zip(axes, panels.items(), strict=True):
             if noises:
-                _against_noise(axis, found, metric, sorted(noises))
+                _against_noise(axis, found, metric, noises)
             else:
-                known = [f for f in found.values() if metric in f]
-                draw_line(axis, sorted((f["prompt_seconds"].value, f[metric]) for f in known), 0, "")
+                known = sorted((f["prompt_seconds"].value, f[metric]) for f in found.values() if metric in f)
+                estimate_lines(axis, {"": known})
                 axis.set_xlim(left=0)
-                axis.set_xlabel("length of the prompt, s (mean)")
+                axis.set_xlabel("mean length of the prompt, s")
             axis.set_title(title)
             axis.margins(y=0.12)
+            if metric in ("wer", "enrolment_refused"):
+                axis.set_ylim(bottom=0)
         if noises:
-            axes[0].legend()
-        n = sorted({r.n for f in found.values() for m, r in f.items() if m in panels})
-        counted = f"n = {n[-1]} utterances" + f", down to {n[0]} where prompts were refused" * (len(n) > 1)
-        plain = next(iter(table.values())).model_copy(update={"condition": None, "snr_db": None})
-        where = f"{label(plain)} on {plain.split}"
-        figure.supxlabel(f"{where}; {counted}; bars: 95 % bootstrap interval", fontsize=8)
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(noises))
+        told = [r for f in found.values() for m, r in f.items() if m in panels]
+        fewest, most = min(r.n for r in told), max(r.n for r in told)
+        refused = f"of these, down to {fewest} where prompts were refused, and no point where all were"
+        plain = told[0].model_copy(update={"condition": None, "snr_db": None})
+        where = f"{label(plain)}, {place_name(plain.split)}"
+        caption(
+            figure, where, f"n = {most} utterances", refused * (fewest < most), INTERVAL, "dotted: clean" * bool(noises)
+        )
     return figure
 
 
@@ -168,40 +176,35 @@ def _against_noise(axis: Axes, found: dict[str, dict[str, Record]], metric: str,
     levels = sorted({r.snr_db for r in told if r.snr_db is not None}, reverse=True)
     known = {(r.condition, r.snr_db): r for r in told if r.metric == metric}
     if clean := known.get((CLEAN, None)):
-        axis.axhline(clean.value, color=GREY, linewidth=0.9, linestyle=":", label="clean")
-        if clean.ci_low is not None:
-            axis.axhspan(clean.ci_low, clean.ci_high, color=GREY, alpha=0.15, linewidth=0)
+        axis.axhline(clean.value, color=GREY, linewidth=0.9, linestyle=":")
+        axis.axhspan(*ends(clean), color=GREY, alpha=0.15, linewidth=0)
+    lines = {}
     for index, noise in enumerate(noises):
-        shift = 0.06 * (2 * index - 1)  # side by side
-        at = [(i + shift, known.get((noise, level))) for i, level in enumerate(levels)]
-        draw_line(axis, [(x, record) for x, record in at if record], index, noise)
+        at = [(i + 0.06 * (2 * index - 1), known.get((noise, level))) for i, level in enumerate(levels)]  # side by side
+        lines[noise] = [(x, record) for x, record in at if record]
+    estimate_lines(axis, {noise: points for noise, points in lines.items() if points})
     axis.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
     axis.set_xlim(-0.5, len(levels) - 0.5)
     axis.set_xlabel("SNR of the prompt, dB")
 
 
-def steps_tradeoff(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
-    """WER and SIM against the passes in layer 1; against their time they are in `quality_speed`.
-
-    Raises ValueError with fewer than two step counts.
-    """
-    quality = quality_of(records, split)
-    steps = {s: n for s, n in by_steps(records, preset).items() if (s, "wer") in quality}
-    if len(steps) < 2:
-        raise ValueError(f"{len(steps)} step counts of mobilespeech-{preset} on {split!r}: at least two are needed")
-    figure, axes = subplots(1, 2, 6.4, 2.6)
+def codec_layers(records: Sequence[Record]) -> Figure:
+    """Use of the codebooks, and what each layer leaves over. Raises ValueError without a record."""
+    told = sorted((r for r in records if r.study == "codec" and r.metric in LAYERS), key=lambda r: r.layer)
+    if not told:
+        raise ValueError(f"no record of {', '.join(LAYERS)}: run notebook 2 first")
+    panels = {m: [(r.layer, r) for r in told if r.metric == m] for m in LAYERS}
+    panels = {m: points for m, points in panels.items() if points}
+    figure, axes = subplots(1, len(panels), WIDE, 2.0)
     with mpl.rc_context(STYLE):
-        for axis, metric in zip(axes, ("wer", sim), strict=True):
-            known = [(n, quality[s, metric]) for s, n in steps.items() if (s, metric) in quality]
-            draw_line(axis, known, 0, "")
-            axis.margins(x=0.14, y=0.14)
-            axis.set_title(QUALITY[metric][0])
-            axis.set_xlabel("S, passes in codec layer 1")
-            axis.set_xscale("log", base=2)
-            axis.set_xticks([n for n, _ in known], [str(n) for n, _ in known])
-            axis.minorticks_off()
-        n = "/".join(str(n) for n in sorted({quality[s, "wer"].n for s in steps}))
-        figure.supxlabel(f"{split}, n = {n} utterances; bars: 95 % bootstrap interval", fontsize=8)
+        for axis, (metric, points) in zip(axes, panels.items(), strict=True):
+            title, about = LAYERS[metric]
+            estimate_lines(axis, {"": points})
+            axis.set_xticks([layer for layer, _ in points])
+            axis.set_ylim(0, 1.1 * max(r.value for _, r in points))
+            axis.set_title(title)
+            axis.set_xlabel(about)
+        caption(figure, place_name(told[0].split), counted(told, "frames"))
     return figure
 
 
@@ -222,7 +225,10 @@ def read_log(path: Path) -> list[dict]:
 
 
 def _series(rows: Sequence[dict], split: str, key: str) -> tuple[list[float], list[float]]:
+    """Steps and values; a last row of fewer steps than half of the others' is left out, being a mean of few."""
     points = [(r["step"], r[key]) for r in rows if r.get("split") == split and r.get(key) is not None]
+    if len(points) > 2 and points[-1][0] - points[-2][0] < (points[-2][0] - points[-3][0]) / 2:
+        del points[-1]
     return [x for x, _ in points], [y for _, y in points]
 
 
@@ -232,76 +238,127 @@ def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) 
     Of a codec, whose training loss has adversarial terms that dev has not, two spectral distances are drawn instead.
     """
     spectral = [key for key in ("log_magnitude", "pitch", "log_mel") if _series(rows, "train", key)[0]]
-    losses = {"loss": "loss", "log_mel": "log-mel distance", "log_magnitude": "log-magnitude distance"}
-    losses["pitch"] = "error of log F0"
-    wanted = [(losses[key], [("train", key), ("dev", key)]) for key in spectral or ["loss"]]
-    wanted += [("cross-entropy by layer, dev", [("dev", f"ce_{j}") for j in layers])]
-    wanted += [("accuracy by layer, dev", [("dev", f"acc_{j}") for j in layers])]
+    wanted = [(LOSSES[key], [("train", key), ("dev", key)]) for key in spectral or ["loss"]]
+    by_layer = "dev" if len(_series(rows, "dev", f"ce_{layers[0]}")[0]) > 1 else "train"  # where there are curves
+    for name, key in (("cross-entropy", "ce"), ("accuracy", "acc")):
+        wanted += [(f"{name} by layer, {by_layer}", [(by_layer, f"{key}_{j}") for j in layers])]
     panels = [(title, [w for w in lines if _series(rows, *w)[0]]) for title, lines in wanted]
     panels = [(title, lines) for title, lines in panels if lines]
     if not panels:
         raise ValueError('no row of the log has "split": "train" or "dev" with a "loss": nothing to draw')
-    figure, axes = subplots(1, len(panels), 0.4 + 2.8 * len(panels), 2.5)
+    figure, axes = subplots(1, len(panels), WIDE, 2.2)
+    joined = [r["step"] for r in rows if spectral and r["split"] == "train" and "adversarial" not in r]
     with mpl.rc_context(STYLE):
         for axis, (title, lines) in zip(axes, panels, strict=True):
             for i, (split, key) in enumerate(lines):
                 x, y = _series(rows, split, key)
-                name = split if key in losses else f"layer {key.split('_')[1]}"
+                name = split if key in LOSSES else f"layer {key.split('_')[1]}"
                 axis.plot(x, y, color=CYCLE[i], linestyle=DASHES[i], marker="." if len(x) < 30 else "", label=name)
+            if joined and joined[-1] < rows[-1]["step"]:
+                axis.axvline(joined[-1], color=GREY, linestyle="--", linewidth=0.8)
             axis.set_title(title)
             axis.set_xlabel("step")
-            axis.legend()
+            name_lines(axis)
+        minutes = f"one training of {rows[-1]['seconds'] / 60:.0f} minutes" if "seconds" in rows[-1] else ""
+        caption(figure, minutes, "dashed: discriminators join" * bool(joined and joined[-1] < rows[-1]["step"]))
     return figure
 
 
-def milestones_over_hours(rows: Sequence[Milestone]) -> Figure:
-    """WER, SIM and DistillMOS of a preset's milestones against hours of training. Raises ValueError without a row."""
+def milestones_in_order(rows: Sequence[Milestone]) -> Figure:
+    """WER, SIM and DistillMOS of a preset's milestones, the newest last. Raises ValueError without a row."""
     if not rows:
         raise ValueError("no milestone: evaluate a model with --milestone first")
-    figure, axes = subplots(1, len(run_history.METRICS), 8.0, 2.4)
-    with mpl.rc_context(STYLE):
-        for axis, metric in zip(axes, run_history.METRICS, strict=True):
-            rows = sorted(rows, key=lambda row: row.hours)
-            values = np.array([getattr(row, metric) for row in rows])  # (rows, 3)
-            error = np.abs(values[:, 1:] - values[:, :1]).T
-            axis.errorbar([r.hours for r in rows], values[:, 0], yerr=error, color=CYCLE[0], marker="o", elinewidth=1)
-            axis.set_title(QUALITY[metric][0])
-            axis.set_xlabel("hours of training")
-            axis.margins(x=0.1, y=0.12)
-        sizes = "/".join(str(n) for n in sorted({row.n for row in rows}))
-        splits = ", ".join(sorted({row.split for row in rows}))
-        figure.supxlabel(f"{splits}, n = {sizes} utterances; bars: 95 % bootstrap interval", fontsize=8)
+    common = {"study": "quality", "preset": "-", "device": "-", "system": "mobilespeech-", "metric": "-", "unit": "-"}
+    told = [
+        (
+            textwrap.fill(row.note, 46),
+            "mobilespeech-",
+            {
+                m: Record.model_construct(**common, n=row.n, value=value, ci_low=low, ci_high=high)
+                for m in run_history.METRICS
+                for value, low, high in [getattr(row, m)]
+            },
+        )
+        for row in sorted(rows, key=lambda row: (row.date, row.hours))
+    ]
+    figure = estimate_rows(told, {m: QUALITY[m][0] for m in run_history.METRICS})
+    sizes, splits = sorted({row.n for row in rows}), ", ".join(map(place_name, sorted({row.split for row in rows})))
+    caption(figure, splits, f"n = {'/'.join(map(str, sizes))} utterances", INTERVAL, "oldest model first")
     return figure
 
 
-def draw_all(preset: str, results: Path | None = None, folder: Path | None = None) -> list[Path]:
-    """Draw what the records and logs (`results/<preset>/train-*.jsonl`) of a preset allow; returns the files."""
-    results, folder = Path(results or paths.results(preset)), Path(folder or paths.figures(preset))
+def ablations(records: Sequence[Record]) -> Figure:
+    """What variants change: a row a variant, a panel a metric. Raises ValueError without a record of one."""
+    found: dict[str, dict[str, Record]] = {}
+    for r in records:
+        if r.study == "ablations" and r.pair_with is None and r.condition and r.layer in (None, 1):
+            found.setdefault(r.condition, {})[f"ce_{r.layer}" if r.layer else r.metric] = r
+    panels = {"ce_1": "CE of layer 1 ↓", "duration": "durations, squared error ↓", **PANELS}
+    panels = {m: title for m, title in panels.items() if any(m in metrics for metrics in found.values())}
+    if not panels:
+        raise ValueError("no record of an ablation: run notebook 5 first")
+    figure = estimate_rows([(name, "mobilespeech-", metrics) for name, metrics in found.items()], panels)
+    told = [r for metrics in found.values() for m, r in metrics.items() if m in panels]
+    with_interval = INTERVAL * any(r.ci_low is not None for r in told)
+    caption(figure, told[0].split or "", counted(told), with_interval, "one training each")
+    return figure
+
+
+def figures(preset: str, results: Path | None = None) -> dict[str, Callable[[], Figure]]:
+    """Name -> how to draw it, of all that the records and logs (`train-*.jsonl`) of a preset allow."""
+    results = Path(results or paths.results(preset))
     records = read_records(results)
-    drawn: dict[str, Figure] = {}
+    drawn: dict[str, Callable[[], Figure]] = {}
     opinions = tuple(scale.key for scale in SCALES)
     for split in sorted({r.place for r in records if r.metric in opinions}):
-        drawn[f"listening-{split}"] = metric_dots(records, split, opinions)
+        drawn[f"listening-{split}"] = lambda split=split: metric_dots(records, split, opinions)
     judged = set(QUALITY) - set(opinions)
-    plain = {r.place for r in records if r.metric in judged and r.study not in ("bench", *STUDY_TITLES)}
+    apart = ("bench", "ablations", "decoding", *STUDY_TITLES)
+    plain = {r.place for r in records if r.metric in judged and r.study not in apart}
     for split in sorted(plain):
         if any(r.place == split and r.metric in SHOWN and not r.steps for r in records):  # else passes alone
-            drawn[f"metrics-{split}"] = metric_dots(records, split)
-        with_wer = {s for s, m in quality_of(records, split) if m == "wer"}
-        if len(with_wer & set(by_steps(records, preset))) > 1:
-            drawn[f"steps-{split}"] = steps_tradeoff(records, split, preset)
-        if len(judged_speed(records, split, preset)) > 1:
-            drawn[f"quality-speed-{split}"] = quality_speed(records, split, preset)
+            shown = CODEC if split.endswith("-codec") else SHOWN
+            drawn[f"metrics-{split}"] = lambda split=split, shown=shown: metric_dots(records, split, shown)
+        if len(speed.judged_speed(records, split, preset)) > 1:
+            drawn[f"quality-speed-{split}"] = lambda split=split: speed.quality_speed(records, split, preset)
     for split in sorted({r.place for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
-        drawn[f"word-errors-{split}"] = word_errors(records, split)
+        drawn[f"word-errors-{split}"] = lambda split=split: word_errors(records, split)
     for split in sorted({r.place for r in records if r.study in ("noisy-prompts", "prompt-lengths")}):
-        drawn[f"robustness-{split}"] = prompt_conditions(records, split)
-    if rows := run_history.read(results / MILESTONES):
-        drawn["milestones"] = milestones_over_hours(rows)
-    if any(r.metric == "rtf_total" and not r.system.startswith("peer/") for r in records):
-        drawn["rtf-length"] = rtf_length(records)
-    if any(r.metric == "time_ratio" and (r.seconds, r.threads) == (RTF_SECONDS, RTF_THREADS) for r in records):
-        drawn["peer-speed"] = peer_speed(records)
+        drawn[f"robustness-{split}"] = lambda split=split: prompt_conditions(records, split)
+    if any(r.study == "codec" and r.metric in LAYERS for r in records):
+        drawn["codec-layers"] = lambda: codec_layers(records)
+    if any(r.study == "ablations" for r in records):
+        drawn["ablations"] = lambda: ablations(records)
+    if milestones := run_history.read(results / MILESTONES):
+        drawn["milestones"] = lambda: milestones_in_order(milestones)
+    drawn |= {name: lambda draw=draw: draw(records) for name, draw in speed.drawable(records).items()}
     for log in sorted(results.glob("train-*.jsonl")):
-        drawn[log.stem] = training_curves(read_log(log))
-    return [path for name, figure in drawn.items() for path in save(figure, folder, name)]
+        rows = read_log(log)
+        if not any("trial" in row for row in rows):  # a file of several short runs
+            drawn[log.stem] = lambda rows=rows: training_curves(rows)
+    return drawn
+
+
+def draw(
+    preset: str,
+    names: Sequence[str] = (),
+    form: str = "png",
+    results: Path | None = None,
+    folder: Path | None = None,
+) -> list[Path]:
+    """Draw a preset's figures, or those of `names`, into `figures/<preset>`; returns the files.
+
+    Where all are drawn, pictures of that form that no record is behind any more go. Raises ReportError for an unknown
+    name or form, and where there is nothing to draw.
+    """
+    folder, possible = Path(folder or paths.figures(preset)), figures(preset, results)
+    if form not in FORMATS:
+        raise ReportError(f"figures of form {form!r}: choose one of {', '.join(FORMATS)}")
+    if unknown := [name for name in names if name not in possible]:
+        raise ReportError(f"no figure {', '.join(unknown)} of {preset}: choose among {', '.join(possible) or 'none'}")
+    if not possible:
+        raise ReportError(f"no record to draw in {results or paths.results(preset)}: measure first, or give --home")
+    written = [save(possible[name](), folder, name, form) for name in names or possible]
+    for orphan in () if names else set(folder.glob(f"*.{form}")) - set(written):
+        orphan.unlink()
+    return written

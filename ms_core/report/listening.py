@@ -109,14 +109,14 @@ def _read(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-        raise ListeningError(f"{path}: not a file of a listening test ({'; '.join(found[:3])}{more})") from None
+        problems = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ListeningError(f"{path}: not a file of a listening test ({'; '.join(problems[:3])}{more})") from None
 
 
-def _check(path: Path, given: Ratings, key: Key) -> None:
+def _check(path: Path, ratings: Ratings, key: Key) -> None:
     """Every clip of the page, each once, and nothing else."""
-    names = [rating.clip for rating in given.ratings]
+    names = [rating.clip for rating in ratings.ratings]
     if unknown := set(names) - set(key.clips):
         raise ListeningError(f"{path}: clip {min(unknown)} is not on page {key.page[:12]}")
     if len(set(names)) < len(names):
@@ -143,14 +143,14 @@ def read_ratings(folder: Path) -> list[tuple[Key, list[Ratings]]]:
         keys[key.page] = key
     listeners: dict[str, dict[str, Ratings]] = {page: {} for page in keys}
     for path in (path for path in files if not path.name.endswith(".key.json")):
-        given = _read(path, Ratings)
-        if given.page not in keys:
+        ratings = _read(path, Ratings)
+        if ratings.page not in keys:
             known = ", ".join(page[:12] for page in keys) or "none"
-            raise ListeningError(f"{path}: of page {given.page[:12]}, whose key is not there; keys of pages: {known}")
-        _check(path, given, keys[given.page])
-        if given.listener in listeners[given.page]:
-            raise ListeningError(f"{path}: listener {given.listener} is there twice: keep one file")
-        listeners[given.page][given.listener] = given
+            raise ListeningError(f"{path}: of page {ratings.page[:12]}, whose key is not there; keys of pages: {known}")
+        _check(path, ratings, keys[ratings.page])
+        if ratings.listener in listeners[ratings.page]:
+            raise ListeningError(f"{path}: listener {ratings.listener} is there twice: keep one file")
+        listeners[ratings.page][ratings.listener] = ratings
     return [(key, list(listeners[key.page].values())) for key in sorted(keys.values(), key=lambda key: key.split)]
 
 
@@ -162,13 +162,13 @@ def records(folder: Path) -> list[Record]:
     codec, or to the recordings where those were not asked about. The date is that of the last finished test.
     Raises as `read_ratings`.
     """
-    made = []
+    rows = []
     for key, listeners in read_ratings(folder):
         if not listeners:
             continue
         marks: dict[str, list[Rating]] = {clip: [] for clip in key.clips}
-        for given in listeners:
-            for rating in given.ratings:
+        for listener in listeners:
+            for rating in listener.ratings:
                 marks[rating.clip].append(rating)
         columns: dict[tuple[str, str], list[float]] = {}  # means of the utterances, in equal order for all systems
         for clip, behind in sorted(key.clips.items(), key=lambda entry: entry[1].utt):
@@ -176,7 +176,7 @@ def records(folder: Path) -> list[Record]:
                 mean = statistics.fmean(getattr(rating, scale.key) for rating in marks[clip])
                 columns.setdefault((behind.system, scale.key), []).append(mean)
         ceiling = next((s for s in ("ground-truth-codec", "ground-truth") if s in key.systems), None)
-        date = max(given.finished for given in listeners)[:10]
+        date = max(listener.finished for listener in listeners)[:10]
         protocol = (
             f"blind listening test, page {key.page[:12]}: {len(listeners)} listeners, each with an order of their own; "
             "marks 1 to 5; interval over utterances, not over listeners"
@@ -185,12 +185,12 @@ def records(folder: Path) -> list[Record]:
             shared = {**key.systems[system].model_dump(), "date": date, "metric": metric, "unit": unit_of(metric)}
             shared |= {"n": len(values), "study": "listening", "split": key.split}
             shared |= {"evaluators": {"listeners": str(len(listeners))}}
-            made.append(Record(**shared, **bootstrap(values).fields(), protocol=protocol))
+            rows.append(Record(**shared, **bootstrap(values).fields(), protocol=protocol))
             if ceiling not in (None, system):
-                found = bootstrap(values, minus=(columns[ceiling, metric], None))
+                difference = bootstrap(values, minus=(columns[ceiling, metric], None))
                 about = f"{protocol}; paired difference"
-                made.append(Record(**shared, **found.fields(), protocol=about, pair_with=ceiling))
-    return sorted(made, key=lambda record: record.key)
+                rows.append(Record(**shared, **difference.fields(), protocol=about, pair_with=ceiling))
+    return sorted(rows, key=lambda record: record.key)
 
 
 def write(results: Path) -> Path | None:
@@ -198,8 +198,8 @@ def write(results: Path) -> Path | None:
 
     results: the preset's folder of records (`paths.results`). Raises as `read_ratings`.
     """
-    found = records(Path(results) / FOLDER)
-    if not found:
+    scored = records(Path(results) / FOLDER)
+    if not scored:
         return None
-    write_records(Path(results) / FILE, found)
+    write_records(Path(results) / FILE, scored)
     return Path(results) / FILE

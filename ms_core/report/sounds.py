@@ -59,7 +59,7 @@ class PageError(ValueError):
 
 @dataclass(frozen=True)
 class Utterance:
-    """One text, its prompt and the sounds of it: files by system, and what a judge heard in them."""
+    """One text, its prompt and the sounds of it: files by system, and what the recogniser heard in them."""
 
     utt: str
     speaker: str
@@ -83,7 +83,7 @@ class SoundPage:
     @property
     def ours(self) -> dict[str, Subject]:
         """The systems that have a checkpoint."""
-        return {system: made for system, made in self.systems.items() if made.checkpoint_sha256}
+        return {system: subject for system, subject in self.systems.items() if subject.checkpoint_sha256}
 
     @property
     def credits(self) -> str:
@@ -139,7 +139,7 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
             if record.pair_with is None:
                 systems[record.name] = Subject(**record.model_dump(include=set(Subject.model_fields)))
                 protocols[record.protocol.partition(";")[0]] = None
-    own = next((made for made in systems.values() if made.checkpoint_sha256), next(iter(systems.values())))
+    own = next((subject for subject in systems.values() if subject.checkpoint_sha256), next(iter(systems.values())))
     whole = {utt: rows for utt, rows in by_utt.items() if rows.keys() == systems.keys()}
     if not whole:
         raise PageError(f"{folder}: no utterance was spoken by each of {', '.join(systems)}: {again} for each")
@@ -163,9 +163,11 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
         for path in (prompt, *sounds.values()):
             if not path.is_file():
                 raise PageError(f"{path} is missing: {again} into a new folder")
-        heard = {s: row["hypothesis"] for s, row in rows.items() if row.get("hypothesis")}
+        transcripts = {s: row["hypothesis"] for s, row in rows.items() if row.get("hypothesis")}
         sounds = {s: sounds[s] for s in ordered}
-        utterances.append(Utterance(utt, first["speaker"], first["text"], first["prompt_text"], prompt, sounds, heard))
+        utterances.append(
+            Utterance(utt, first["speaker"], first["text"], first["prompt_text"], prompt, sounds, transcripts)
+        )
     return SoundPage(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
 
 
@@ -190,7 +192,7 @@ def _base64(data: bytes) -> str:
 
 def fill(template: str, **parts: str) -> str:
     """A template with its `@@NAME@@` replaced, in one pass: what stands in a part is never replaced."""
-    return re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], template)
+    return re.sub(r"@@([A-Z]+)@@", lambda match: parts[match[1]], template)
 
 
 def _page(title: str, body: str, script: str) -> str:
@@ -210,7 +212,7 @@ def _shown(text: str) -> str:
 
 def _linked(text: str) -> str:
     """Escaped, with its https addresses as links."""
-    return re.sub(r"https://[\w./-]+\w/?", lambda found: f'<a href="{found[0]}">{found[0]}</a>', html.escape(text))
+    return re.sub(r"https://[\w./-]+\w/?", lambda match: f'<a href="{match[0]}">{match[0]}</a>', html.escape(text))
 
 
 def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
@@ -246,9 +248,9 @@ def _origin(study: SoundPage) -> str:
     """A table of what made our systems, a column each."""
     names = {"checkpoint_sha256": "checkpoint, sha256", "codec_sha256": "codec, sha256", "seed": "seed"}
     names |= {"config_hash": "decoding, digest", "git_commit": "commit", "date": "date"}
-    rows = ["<td></td>" + "".join(f'<th scope="col">{html.escape(label(made))}</th>' for made in study.ours.values())]
+    rows = ["<td></td>" + "".join(f'<th scope="col">{html.escape(label(ours))}</th>' for ours in study.ours.values())]
     for field, name in names.items():
-        values = ["–" if (value := getattr(made, field)) is None else value for made in study.ours.values()]
+        values = ["–" if (value := getattr(ours, field)) is None else value for ours in study.ours.values()]
         cells = "".join(f"<td><code>{html.escape(str(value))}</code></td>" for value in values)
         rows.append(f'<th scope="row">{name}</th>{cells}')
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
@@ -295,9 +297,9 @@ def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
         prompt = sound(f"{PROMPT}\n{one.utt}", one.prompt)
         text = one.text.capitalize() if one.text.isupper() else one.text
         for system, file in one.sounds.items():
-            made = sound(f"{system}\n{one.utt}", file)
-            clips.append({"id": made, "text": text, "prompt": prompt, "sound": made})
-            behind[made] = Clip(system=system, utt=one.utt)
+            clip_id = sound(f"{system}\n{one.utt}", file)
+            clips.append({"id": clip_id, "text": text, "prompt": prompt, "sound": clip_id})
+            behind[clip_id] = Clip(system=system, utt=one.utt)
     data = {
         "format": RATINGS_FORMAT,
         "scales": [scale._asdict() for scale in SCALES],

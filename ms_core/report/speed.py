@@ -1,6 +1,6 @@
-"""Figures of speed: quality against time, time against length, ours beside peers."""
+"""Figures of speed: quality beside time, time against length, exports, a stream's first sound, ours beside peers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -12,179 +12,221 @@ from ms_core.evaluation.records import PYTORCH, Record
 from ms_core.report.quoted import QUOTED_RTF
 from ms_core.report.style import (
     CYCLE,
-    DASHES,
+    GREEN,
     GREY,
+    INTERVAL,
     RUNTIMES,
     STYLE,
+    WIDE,
     by_steps,
-    error_of,
-    group_style,
+    caption,
+    counted,
+    ends,
+    estimate_lines,
+    estimate_rows,
     label,
     labels_of,
+    name_lines,
+    place_name,
     quality_of,
     subplots,
 )
 from ms_core.report.tables import QUALITY, RTF_SECONDS, RTF_THREADS, system_order
 
-PARTS = {  # of RTF -> name
-    "text": "text", "prompt": "prompt states", "duration": "durations", "smd": "mask decoder", "codec": "codec",
-    "voice": "enrolment (apart)",
-}  # fmt: skip
-EXPORTED = "exported models, beside PyTorch"
-RTF_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
+PARTS = {"smd": "mask decoder", "codec": "codec", "duration": "durations", "prompt": "prompt states"}  # the rest: < 1 %
+RTF = "RTF (compute seconds / audio seconds) ↓"
+SIZES = {"size_mb": "size, MB ↓", "peak_rss_mb": "peak memory, MB ↓"}
+AGREEMENT = {
+    "token_agreement_forced": "given PyTorch's below",
+    "token_agreement_free": "decoded alone",
+}
+STREAM = {"first_audio_s": "first sound", "stream_total_s": "all of the sound"}
 
 
-def _rtf(records: Sequence[Record]) -> dict[str, Record]:
-    """Name -> rtf_total of the main bench."""
-    main = [r for r in records if (r.metric, r.seconds, r.threads) == ("rtf_total", RTF_SECONDS, RTF_THREADS)]
-    return {r.name: r for r in main}
+def _at_length(records: Sequence[Record], metric: str) -> list[Record]:
+    """Records of a metric of the main bench: 10 s of speech on one thread."""
+    return [r for r in records if (r.metric, r.seconds, r.threads) == (metric, RTF_SECONDS, RTF_THREADS)]
 
 
 class _Judged(NamedTuple):
-    """A point of `quality_speed`: the line it is on, its name, its RTF and its quality by metric."""
+    """A row of `quality_speed`: its name, and RTF and quality by metric."""
 
-    line: str
     name: str
-    rtf: Record
-    quality: dict[str, Record]
+    metrics: dict[str, Record]
 
 
 def judged_speed(records: Sequence[Record], split: str, preset: str) -> list[_Judged]:
     """Our systems of known RTF and WER; exported models are judged on a split of their own, beside PyTorch."""
-    speed, base = _rtf(records), f"mobilespeech-{preset}"
+    speed, base = {r.name: r for r in _at_length(records, "rtf_total")}, f"mobilespeech-{preset}"
     if base in speed:  # the sweep does not time the model's own passes twice
         speed.setdefault(f"{base}-steps{load_preset(preset).decoding.steps[0]}", speed[base])
-    passes = {system: f"S={n}" for system, n in by_steps(records, preset).items()}
+    passes = {name: f"{n} pass{'es' * (n > 1)} in layer 1" for name, n in by_steps(records, preset).items()}
     judged = [r for r in records if r.study == "exports" and r.system == base]
-    judged.sort(key=lambda r: r.runtime != PYTORCH)  # first
+    judged.sort(key=lambda r: (r.runtime != PYTORCH, r.precision or ""))  # PyTorch first
     exports = {r.name: " ".join(filter(None, (RUNTIMES[r.runtime], r.precision))) for r in judged}
     found = []
-    for line, systems, where in (("passes in layer 1", passes, split), (EXPORTED, exports, f"{split}-exports")):
+    for systems, where in ((exports, f"{split}-exports"), (passes, split)):
         quality = quality_of(records, where)
         for system, name in systems.items():
             if system in speed and (system, "wer") in quality:
                 own = {metric: record for (s, metric), record in quality.items() if s == system}
-                found.append(_Judged(line, name, speed[system], own))
+                found.append(_Judged(name, {**own, "rtf_total": speed[system]}))
     return found
 
 
 def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
-    """WER and SIM over RTF: the passes in layer 1, and exported models where judged; the paper's two RTFs as marks.
+    """RTF, WER and SIM of exported models and of passes in layer 1, a row each; the paper's two RTFs as marks.
 
-    The paper's marks say nothing of its quality: they are vertical. Raises ValueError with fewer than two points.
+    The paper's marks say nothing of its quality. Raises ValueError with fewer than two rows.
     """
     points = judged_speed(records, split, preset)
     if len(points) < 2:
         raise ValueError(
             f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SECONDS:g} s: at least two needed"
         )
-    lines = list(dict.fromkeys(point.line for point in points))
-    figure, axes = subplots(1, 2, 7.6, 3.4)
-    with mpl.rc_context(STYLE):
-        for axis, metric in zip(axes, ("wer", sim), strict=True):
-            for index, line in enumerate(lines):
-                known = [p for p in points if p.line == line and metric in p.quality]
-                colour = CYCLE[index]
-                places = [p.rtf.value for p in known], [p.quality[metric].value for p in known]
-                axis.plot(*places, color=colour, linestyle=DASHES[index], linewidth=0.8, marker="os"[index], label=line)
-                for point, x, y in zip(known, *places, strict=True):
-                    quality = point.quality[metric]
-                    bars = {"xerr": error_of(point.rtf), "yerr": error_of(quality)}
-                    axis.errorbar(x, y, **bars, fmt="none", color=colour, elinewidth=1)
-                    style = {"color": colour, "fontsize": 6.5, "textcoords": "offset points"}
-                    if point.name == RUNTIMES[PYTORCH]:  # it stands where its number of passes does
-                        axis.annotate(point.name, (x, y), (-4, -9), ha="right", **style)
-                    else:
-                        top = y if quality.ci_high is None else quality.ci_high
-                        axis.annotate(point.name, (x, top), (0, 3), ha="center", va="bottom", rotation=90, **style)
-            for name, reported in QUOTED_RTF.items():
-                low, *high = (float(value) for value in reported.value.split("–"))
-                axis.axvspan(low, (high or [low])[0], color=GREY, alpha=0.35, linewidth=1)
-                place = {"rotation": 90, "ha": "right", "va": "bottom", "transform": axis.get_xaxis_transform()}
-                axis.text(low, 0.02, f"paper, quoted: {name} {reported.value}", fontsize=6.5, color=GREY, **place)
-            axis.set_xscale("log")
-            axis.set_xticks(RTF_TICKS, [f"{x:g}" for x in RTF_TICKS])
-            axis.set_xlabel(f"RTF, {RTF_SECONDS:g} s of speech, {RTF_THREADS} thread")
-            axis.set_title(QUALITY[metric][0])
-            axis.margins(x=0.08, y=0.4)  # room for the names
-            if metric == "wer":
-                axis.set_ylim(bottom=0)
-        handles, _ = axes[0].get_legend_handles_labels()
-        devices = [" / ".join(sorted({p.rtf.device for p in points if p.line == line})) for line in lines]
-        names = [f"{line}; {device}" for line, device in zip(lines, devices, strict=True)]
-        figure.legend(handles, names, loc="outside upper left", fontsize=7)
-        n = "/".join(map(str, sorted({p.quality["wer"].n for p in points})))
-        rounds = "/".join(map(str, sorted({p.rtf.n for p in points})))
-        about = f"{split}, n = {n} utterances; RTF over n = {rounds} repeats; bars: 95 % bootstrap interval"
-        figure.supxlabel(about, fontsize=8)
+    panels = {
+        "rtf_total": f"RTF, {RTF_SECONDS:g} s, {RTF_THREADS} thread ↓",
+        "wer": QUALITY["wer"][0],
+        sim: QUALITY[sim][0],
+    }
+    figure = estimate_rows([(p.name, "mobilespeech-", p.metrics) for p in points], panels)
+    axis = figure.axes[0]
+    for name, reported in QUOTED_RTF.items():
+        low, *high = (float(value) for value in reported.value.split("–"))
+        axis.axvspan(low, (high or [low])[0], color=GREY, alpha=0.35, linewidth=1)
+        place = {"rotation": 90, "ha": "right", "va": "bottom", "transform": axis.get_xaxis_transform()}
+        axis.text(low, 0.03, name, fontsize=6.5, color=GREY, **place)
+    axis.set_xscale("log")
+    axis.set_xticks(ticks := (0.01, 0.1, 1.0), [f"{x:g}" for x in ticks])
+    axis.minorticks_off()
+    quality, rtf = [p.metrics["wer"] for p in points], [p.metrics["rtf_total"] for p in points]
+    quoted = " and ".join(f"{reported.value} ({name})" for name, reported in QUOTED_RTF.items())
+    about = (
+        f"{place_name(split)}, {counted(quality)}",
+        f"RTF: {_timed(rtf)}",
+        f"grey: the authors' own RTF, quoted: {quoted}",
+    )
+    caption(figure, *about, INTERVAL)
     return figure
 
 
-def _bench_lines(records: Sequence[Record], metric: str) -> dict[tuple, list[Record]]:
-    """(order, label, threads, device) -> records of a bench's metric by length; no peers and no other steps."""
+def _timed(records: Sequence[Record]) -> str:
+    """On which devices records were timed, and how often."""
+    return f"{' / '.join(sorted({r.device for r in records}))}, {counted(records, 'repeats')}"
+
+
+def _bench_lines(records: Sequence[Record], metric: str) -> dict[tuple[str, str], list[Record]]:
+    """(name, label with threads) -> records of a bench's metric by length; no peers and no other steps."""
     lines: dict[tuple, list[Record]] = {}
     for record in records:
         apart = record.system.startswith("peer/") or record.steps
         if record.metric == metric and record.study == "bench" and not apart:
-            key = (system_order(record), label(record), record.threads or 0, record.device)
-            lines.setdefault(key, []).append(record)
-    return {key: sorted(found, key=lambda record: record.seconds) for key, found in sorted(lines.items())}
-
-
-def _line_name(title: str, threads: int) -> str:
-    return f"{title}, {threads} thread{'s' * (threads != 1)}" if threads else title
+            lines.setdefault((system_order(record), record.threads or 0, label(record)), []).append(record)
+    return {
+        (title, f"{threads} thread{'s' * (threads != 1)}"): sorted(found, key=lambda record: record.seconds or 0)
+        for (_, threads, title), found in sorted(lines.items())
+    }
 
 
 def rtf_length(records: Sequence[Record]) -> Figure:
-    """RTF against the length of the output, a line a system and thread count; by component where lengths were varied.
+    """RTF against the length of the output, a line a precision and thread count; and its parts at one length.
 
-    Raises ValueError without a bench. Peers, many times slower, are in `peer_speed`, passes in `quality_speed`.
+    Raises ValueError without a bench of several lengths. Exports are in `size_speed`, peers in `peer_speed`.
     """
-    lines = _bench_lines(records, "rtf_total")
+    lines = {key: found for key, found in _bench_lines(records, "rtf_total").items() if len(found) > 1}
     if not lines:
-        raise ValueError("no record of rtf_total of a bench: run the bench first")
-    parts = {part: _bench_lines(records, f"rtf_{part}") for part in PARTS}
-    apart = [key for key, found in lines.items() if len(found) > 1 and key in parts["smd"]]
-    rows, columns = -(-(1 + len(apart)) // 3), min(3, 1 + len(apart))
-    figure, axes = subplots(rows, columns, 5.2 if columns == 1 else 3.1 * columns, 2.8 * rows)
+        raise ValueError("no record of rtf_total at several lengths: run the bench with --sweep first")
+    figure, (left, right) = subplots(1, 2, WIDE, 2.4, width_ratios=(3, 2))
+    names = {key: ", ".join([key[0].rpartition("ours, ")[2].partition(", ")[2] or "fp32", key[1]]) for key in lines}
     with mpl.rc_context(STYLE):
-        for i, ((_, system, threads, _), found) in enumerate(lines.items()):
-            _lengths(axes[0], found, i, _line_name(system, threads))
-        axes[0].set_ylim(bottom=0)
-        axes[0].set_title("RTF (compute seconds / audio seconds) ↓")
-        spare = axes[1 + len(apart) :]
-        handles = axes[0].get_legend_handles_labels()
-        (spare or axes)[0].legend(*handles, fontsize=7, title="first panel" if spare else None)
-        for axis, key in zip(axes[1:], apart, strict=False):
-            _lengths(axis, lines[key], 6, "total")
-            for i, part in enumerate(part for part in PARTS if key in parts[part]):
-                _lengths(axis, parts[part][key], i, PARTS[part])
-            axis.set_yscale("log")
-            axis.set_title(_line_name(*key[1:3]))
-        for axis in axes[: 1 + len(apart)]:
-            axis.set_xlim(left=0)
-            axis.set_xlabel("length of the speech, s")
-        for axis in spare:
-            axis.set_axis_off()
-        if apart:
-            figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=1 + len(PARTS))
-        _timed(figure, [record for found in lines.values() for record in found])
+        estimate_lines(left, {names[key]: [(r.seconds, r) for r in found] for key, found in lines.items()})
+        left.set_xlim(left=0)
+        left.set_ylim(bottom=0)
+        left.set_xlabel("length of the speech, s")
+        name_lines(left)
+        left.set_title(RTF)
+        _part_bars(
+            right, [(names[key], {p: _bench_lines(records, f"rtf_{p}").get(key, []) for p in PARTS}) for key in lines]
+        )
+        right.set_title(f"its parts at {RTF_SECONDS:g} s")
+        caption(figure, _timed([record for found in lines.values() for record in found]), INTERVAL)
     return figure
 
 
-def _timed(figure: Figure, records: Sequence[Record]) -> None:
-    """Say below a figure on which devices its records were timed, and how often."""
-    n, devices = "/".join(map(str, sorted({r.n for r in records}))), " / ".join(sorted({r.device for r in records}))
-    figure.supxlabel(f"{devices}; n = {n} repeats; bars: 95 % bootstrap interval", fontsize=8)
+def _part_bars(axis: Axes, rows: Sequence[tuple[str, dict[str, list[Record]]]]) -> None:
+    """Stacked bars of RTF by part at the length of the main bench, a row each."""
+    for row, (_, parts) in enumerate(rows):
+        left = 0.0
+        for colour, (part, found) in zip(CYCLE, parts.items(), strict=False):
+            value = sum(r.value for r in found if r.seconds == RTF_SECONDS)
+            axis.barh(row, value, left=left, color=colour, height=0.6, label=PARTS[part] if row == 0 else None)
+            left += value
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=2)
 
 
-def _lengths(axis: Axes, found: Sequence[Record], index: int, name: str) -> None:
-    """A line of bench records against their lengths, with intervals, in the index-th colour."""
-    style = {"color": CYCLE[index % len(CYCLE)], "linestyle": DASHES[index % len(DASHES)], "marker": "o"}
-    seconds = [record.seconds for record in found]
-    axis.plot(seconds, [record.value for record in found], label=name, **style)
-    for x, record in zip(seconds, found, strict=True):
-        axis.errorbar(x, record.value, yerr=error_of(record), fmt="none", color=style["color"], elinewidth=1)
+def size_speed(records: Sequence[Record]) -> Figure:
+    """RTF, size and peak memory of PyTorch and the exports, a row each. Raises ValueError without an export."""
+    told = [r for r in records if r.runtime and r.study in ("bench", "model") and r.metric in ("rtf_total", *SIZES)]
+    if not any(r.runtime != PYTORCH for r in told):
+        raise ValueError("no record of an export's speed or size: run notebook 6 first")
+    found: dict[str, dict[str, Record]] = {}
+    for r in sorted(told, key=lambda r: (r.runtime != PYTORCH, system_order(r))):
+        found.setdefault(" ".join(filter(None, (RUNTIMES[r.runtime], r.precision))), {})[r.metric] = r
+    timed = [metrics["rtf_total"] for metrics in found.values() if "rtf_total" in metrics]
+    figure = estimate_rows([(n, "mobilespeech-", m) for n, m in found.items()], {"rtf_total": "RTF ↓", **SIZES})
+    for axis in figure.axes:
+        axis.set_xlim(left=0)
+    seconds = "/".join(f"{s:g}" for s in sorted({r.seconds or 0 for r in timed}))
+    speech = f"RTF: about {seconds} s of speech, {timed[0].threads} thread, {_timed(timed)}" if timed else ""
+    caption(figure, speech, INTERVAL, "memory: peak of a fresh process, n = 1")
+    return figure
+
+
+def token_agreement(records: Sequence[Record]) -> Figure:
+    """Share of tokens that equal fp32 PyTorch's, by layer and precision. Raises ValueError without a record."""
+    told = [r for r in records if r.metric in AGREEMENT]
+    if not told:
+        raise ValueError("no record of token agreement: run notebook 6 first")
+    figure, axes = subplots(1, len(AGREEMENT), WIDE, 2.2, sharey=True)
+    with mpl.rc_context(STYLE):
+        for axis, (metric, title) in zip(axes, AGREEMENT.items(), strict=True):
+            lines: dict[str, list[tuple[float, Record]]] = {}
+            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.layer or 0)):
+                lines.setdefault(label(r).split(", ")[-1], []).append((r.layer, r))
+            estimate_lines(axis, lines)
+            axis.set_title(f"equal tokens, {title} ↑")
+            axis.set_xlabel("codec layer")
+            axis.set_ylim(0, 1.05)
+        name_lines(axes[-1])
+        texts = {label(r).split(", ")[-1]: r.n for r in told}
+        about = ", ".join(f"{name}: n = {n}" for name, n in texts.items())
+        interval = INTERVAL * any(r.ci_low is not None for r in told)
+        caption(figure, "share of tokens equal to fp32 PyTorch's", f"texts: {about}", interval)
+    return figure
+
+
+def first_audio(records: Sequence[Record]) -> Figure:
+    """Seconds until the first and the last sound of a stream, by the length of the text. Raises ValueError without."""
+    told = [r for r in records if r.metric in STREAM]
+    if not told:
+        raise ValueError("no record of a stream: run notebook 6 first")
+    figure, axes = subplots(1, len(STREAM), WIDE, 2.2, sharey=True)
+    with mpl.rc_context(STYLE):
+        for axis, (metric, title) in zip(axes, STREAM.items(), strict=True):
+            lines: dict[str, list[tuple[float, Record]]] = {}
+            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.words or 0)):
+                lines.setdefault(label(r).split(", ")[-1], []).append((r.words, r))
+            axis.set_yscale("log")
+            axis.set_xlabel("words in the text")
+            axis.set_title(f"seconds until the {title} ↓" if metric == "first_audio_s" else f"seconds until {title} ↓")
+            estimate_lines(axis, lines)
+            name_lines(axis)
+        threads = told[0].threads
+        caption(figure, f"{threads} thread{'s' * (threads != 1)}, {_timed(told)}", INTERVAL)
+    return figure
 
 
 def peer_speed(records: Sequence[Record]) -> Figure:
@@ -192,28 +234,38 @@ def peer_speed(records: Sequence[Record]) -> Figure:
 
     Raises ValueError without a peer.
     """
-    bench = [r for r in records if r.seconds == RTF_SECONDS and r.threads == RTF_THREADS]
-    speed = {r.name: r for r in bench if r.metric == "rtf_total"}
-    ratios = {r.name: r for r in bench if r.metric == "time_ratio"}
-    labels, systems = labels_of(speed.values()), sorted(speed, key=lambda s: speed[s].value)
-    if not any(s.startswith("peer/") for s in systems):
+    timed = [r for r in _at_length(records, "rtf_total") if not (r.steps or r.runtime or r.precision)]
+    ratios = {r.name: r for r in _at_length(records, "time_ratio")}
+    if not any(r.system.startswith("peer/") for r in timed):
         at = f"{RTF_SECONDS:g} s with {RTF_THREADS} thread"
         raise ValueError(f"no peer's rtf_total on {at}: run the bench with --peers")
-    figure, (axis,) = subplots(1, 1, 5.6, 0.8 + 0.24 * len(systems))
-    with mpl.rc_context(STYLE):
-        for row, system in enumerate(systems):
-            record = speed[system]
-            colour, marker = group_style(record.system)
-            axis.errorbar(record.value, row, xerr=error_of(record), fmt=marker, color=colour, elinewidth=1.2)
-            if ratio := ratios.get(system):
-                spot = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-                axis.annotate(f"{ratio.value:.3g} ×", (record.value, row), **spot)
-        axis.set_xscale("log")
-        axis.set_yticks(range(len(systems)), [labels[system] for system in systems])
-        axis.set_ylim(len(systems) - 0.5, -0.5)
-        axis.margins(x=0.15)
-        axis.tick_params(axis="y", length=0)
-        axis.set_title("RTF (compute seconds / audio seconds) ↓")
-        about = f"{RTF_SECONDS:g} s of speech, {RTF_THREADS} thread; ×: compute time over ours"
-        figure.supxlabel(f"{about}; peers: random weights, without vocoder", fontsize=8)
+    timed.sort(key=lambda r: r.value)
+    labels = labels_of(timed)
+    figure = estimate_rows([(labels[r.name], r.system, {r.metric: r}) for r in timed], {"rtf_total": RTF})
+    (axis,) = figure.axes
+    axis.set_xscale("log")
+    axis.margins(x=0.15)
+    for row, record in enumerate(timed):
+        if ratio := ratios.get(record.name):
+            spot = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 7, "color": GREEN}
+            axis.annotate(f"{ratio.value:.3g} ×", (ends(record)[1], row), **spot)
+    about = f"about {RTF_SECONDS:g} s of speech, {RTF_THREADS} thread, {_timed(timed)}"
+    peers = "peers: random weights in the published shape, without vocoder and text parts, no speech"
+    caption(figure, about, "×: compute time over ours, in turns", peers, INTERVAL)
     return figure
+
+
+def drawable(records: Sequence[Record]) -> dict[str, Callable[[Sequence[Record]], Figure]]:
+    """Name -> function of those figures of this module, but `quality_speed`, that the records allow."""
+    found: dict[str, Callable[[Sequence[Record]], Figure]] = {}
+    if any(len(lines) > 1 for lines in _bench_lines(records, "rtf_total").values()):
+        found["rtf-length"] = rtf_length
+    if any(r.system.startswith("peer/") for r in _at_length(records, "rtf_total")):
+        found["peer-speed"] = peer_speed
+    if any(r.metric == "size_mb" and r.runtime not in (None, PYTORCH) for r in records):
+        found["size-speed"] = size_speed
+    if any(r.metric in AGREEMENT for r in records):
+        found["token-agreement"] = token_agreement
+    if any(r.metric in STREAM for r in records):
+        found["first-audio"] = first_audio
+    return found

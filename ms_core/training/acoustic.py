@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ms_core.checkpoint import CheckpointError, total_training_hours
 from ms_core.codec import Codec
-from ms_core.config import ConfigError, Preset, override
+from ms_core.config import ConfigError, Preset
 from ms_core.files import sha256
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel
 from ms_core.smd import draw_masks
 from ms_core.tokens import Batch
 from ms_core.training.loop import step_seed, train
-from ms_core.training.pack import Pack, split_file
+from ms_core.training.pack import Pack, Utterances, split_file
 from ms_core.training.resident import TokenBatches, dev_batches
 
 DEV_EXAMPLES = 128  # of a pack's dev speech, at most
@@ -53,8 +53,8 @@ class AcousticTask:
         values = {**preset, "token_digest": self.codec.token_digest, "speech_hours": round(self.hours, 3)}
         if self.start is not None:
             values["started_from"] = sha256(self.start / "weights.safetensors")
-            made = json.loads((self.start / "config.json").read_text()).get("provenance", {})
-            values["hours_before"] = total_training_hours(made)
+            earlier_provenance = json.loads((self.start / "config.json").read_text()).get("provenance", {})
+            values["hours_before"] = total_training_hours(earlier_provenance)
         return values
 
     def dev_batches(self) -> list[Batch]:
@@ -119,8 +119,13 @@ class AcousticTask:
         network.save(folder, self.codec, provenance)
 
 
+def training_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class PackTask(AcousticTask):
-    """MobileSpeech on the speech of a pack, which lies whole on the training device; its shapes recur.
+    """MobileSpeech on the speech of a pack, which lies whole on the training device; shapes of batches recur.
 
     part_bytes: beside each export lie its weights in parts of so many bytes, see `pack.split_file`.
     Raises ConfigError for a preset of another token grid.
@@ -137,9 +142,9 @@ class PackTask(AcousticTask):
         part_bytes: int | None = None,
     ):
         for key in ("n_q", "bins", "sample_rate", "hop"):
-            found, wanted = getattr(pack.codec.config, key), getattr(preset.codec, key)
-            if found != wanted:
-                raise ConfigError(f"the pack's codec has {key} {found}, preset {preset.name} wants {wanted}")
+            packed, expected = getattr(pack.codec.config, key), getattr(preset.codec, key)
+            if packed != expected:
+                raise ConfigError(f"the pack's codec has {key} {packed}, preset {preset.name} wants {expected}")
         super().__init__(preset, pack.codec, start)
         self.pack, self.device, self.part_bytes = pack, torch.device(device), part_bytes
         self.hours = float(pack.about["speech_hours"])
@@ -148,7 +153,9 @@ class PackTask(AcousticTask):
         return {**super().describe(), "pack": self.pack.about}
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
-        return TokenBatches(self.pack.train, self.codec, self.config, self.device, rank).batches(first)
+        if isinstance(self.pack.train, Utterances):
+            return TokenBatches(self.pack.train, self.codec, self.config, self.device, rank).batches(first)
+        return self.pack.train.batches(self.codec, self.config, self.device, rank, world_size, first)
 
     def dev_batches(self) -> list[Batch]:
         return list(dev_batches(self.pack.dev, self.codec, self.config, self.device, DEV_EXAMPLES))
@@ -170,11 +177,9 @@ def train_from_packs(
 ) -> Path:
     """Train on the speech of packs, on a GPU where there is one; returns the folder of the export.
 
-    The preset's `speeds` do not apply. minutes: stop after so many, by which the learning rate has fallen; meanwhile an
+    minutes: stop after so many, by which the learning rate has fallen; meanwhile an
     export is written every two, its weights also in parts of `part_bytes` where given.
     Raises PackError for a pack that cannot be used, CheckpointError as `train.train` does.
     """
-    preset = override(preset, {"train_model.speeds": [1.0]})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = PackTask(preset, Pack.read_all(packs), device, start, part_bytes)
+    task = PackTask(preset, Pack.read_all(packs), training_device(), start, part_bytes)
     return train(task, folder, minutes, resume, EXPORT_MINUTES, by_clock=minutes is not None)

@@ -170,9 +170,10 @@ class Run:
                 return self.start()
             raise CheckpointError(f"{self.folder}: nothing to resume, {STATE} is missing")
         with damaged(self.folder):
-            found, wanted = json.loads((self.folder / RUN).read_text()), json.loads(json.dumps(self.task.describe()))
-            if found != wanted:
-                differs = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+            earlier = json.loads((self.folder / RUN).read_text())
+            described = json.loads(json.dumps(self.task.describe()))
+            if earlier != described:
+                differs = sorted(k for k in earlier.keys() | described.keys() if earlier.get(k) != described.get(k))
                 keys = ", ".join(differs)
                 raise CheckpointError(f"{self.folder}: the run there differs in {keys}; it cannot be resumed")
             with safe_open(state, "pt") as file:
@@ -288,10 +289,10 @@ class Graphs:
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.recorded:
             self.recorded[shapes] = self._record(inputs, gradients)
-        graph, held, values, found = self.recorded[shapes]
-        for mine, given in zip(held, inputs, strict=True):
-            mine.copy_(given)
-        for parameter, gradient in zip(self.parameters, found, strict=True):
+        graph, held, values, gradients = self.recorded[shapes]
+        for mine, new in zip(held, inputs, strict=True):
+            mine.copy_(new)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         graph.replay()
         return {k: tuple(x.clone() for x in v) if isinstance(v, tuple) else v.clone() for k, v in values.items()}
@@ -363,10 +364,10 @@ def optimisers(network: nn.Module, config: TrainConfig) -> dict[str, torch.optim
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
-    found = {"adamw": torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)}
+    each = {"adamw": torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)}
     if hidden:
-        found["muon"] = Muon(hidden, config.lr, config.weight_decay)
-    return found
+        each["muon"] = Muon(hidden, config.lr, config.weight_decay)
+    return each
 
 
 class Muon(torch.optim.Optimizer):

@@ -28,6 +28,10 @@ MAX_BYTES = 4 << 30
 PARTS = ".parts.json"
 
 
+Item = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""Of `Utterances.of`: speaker, phones (p,), durations (p,), codes (n, t)."""
+
+
 class PackError(ValueError):
     """A pack that cannot be used; the message says which file and why."""
 
@@ -47,8 +51,8 @@ class Utterances:
     speakers: Int[np.ndarray, " u"]
 
     @classmethod
-    def of(cls, items: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> "Utterances":
-        """From (speaker, phones (p,), durations (p,), codes (n, t)), in any order."""
+    def of(cls, items: Iterable[Item]) -> "Utterances":
+        """From utterances in any order."""
         items = sorted(items, key=lambda item: item[0])
         if not items:
             raise PackError("no utterance to pack")
@@ -84,7 +88,10 @@ class Utterances:
 
 @dataclass(frozen=True)
 class Pack:
-    """train and dev speech, the codec whose tokens they are (without a decoder), and what is said about them."""
+    """train and dev speech, the codec whose tokens they are (after `read` without a decoder), and facts about them.
+
+    In a pack that is not to be written, train may be `sharded.ShardedSpeech`, and the codec any.
+    """
 
     train: Utterances
     dev: Utterances

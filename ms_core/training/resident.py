@@ -1,9 +1,13 @@
 """Training batches out of tokens that lie whole on the training device, drawn and varied there.
 
-The examples are those of `data.Sampler`: a window of whole words as target, and as prompt another utterance of the
-speaker, or a part of the same one. Here a batch is a few dozen tensor operations for all of its examples, which neither
-wait for the processor nor read a file; its shapes come from a short list, so that a CUDA graph can hold the step. Batch
-k is a pure function of (tokens, config, rank, k). All our choice.
+An example is a window of whole words as target, and as prompt a part of another utterance of the speaker, or of the
+same one. A batch is a few dozen tensor operations for all of its examples, which neither wait for the processor nor
+read a file; its shapes come from a short list, so that a CUDA graph can hold the step. Batch k is a pure function of
+(tokens, config, rank, k). All our choice.
+
+Phrases, runs of a few words between pauses, are how short texts are said: a window of a longer utterance has the words
+in the midst of others, shorter, without a beginning and an end. In half of the examples long silences become "," or "."
+as a written text would have them (LibriSpeech's have no punctuation), so that the model learns both kinds of text.
 """
 
 import math
@@ -15,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ms_core.codec import Codec
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 from ms_core.config import TrainConfig
 from ms_core.text import phone_ids
@@ -57,12 +62,12 @@ def shapes_of(config: TrainConfig, frame_rate: float) -> list[Shape]:
 class TokenBatches:
     """An endless stream of batches from `Utterances` on a device.
 
-    config: `other_utterance`, `own_prompt`, `phrases` as in `data.Sampler`; `timbre_db`, `virtual_voices` and
+    config: `other_utterance`, `own_prompt` and `phrases` are shares of the examples; `timbre_db`, `virtual_voices` and
     `noisy_prompts` vary the features, for which `codec` is asked.
     """
 
     def __init__(
-        self, speech: Utterances, codec: MiniCodec, config: TrainConfig, device: torch.device | str, rank: int = 0
+        self, speech: Utterances, codec: Codec, config: TrainConfig, device: torch.device | str, rank: int = 0
     ):
         self.config, self.rank, self.device = config, rank, torch.device(device)
         self.rate = codec.config.frame_rate
@@ -102,16 +107,16 @@ class TokenBatches:
         self.weight = put(np.cumsum(np.minimum(ends[at][last] - starts[first], longest)))
         self.comma, self.stop = phone_ids([",", "."])
         self.seconds = float(ends[-1]) / self.rate
-        self.variation = Variation(codec, config, self.device) if varied(config) else None
+        self.variation = Variation(codec, config, self.device) if config.varied else None
         self.pool = POOL if self.device.type == "cpu" else 1
         self.drawn: tuple[int, list[Batch]] | None = None
 
     def batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """(epoch, batch) from batch index `first` on."""
-        heard, index = first * self.config.batch_seconds, first
+        seconds_drawn, index = first * self.config.batch_seconds, first
         while True:
-            yield int(heard / self.seconds), self.batch(index)
-            heard, index = heard + self.config.batch_seconds, index + 1
+            yield int(seconds_drawn / self.seconds), self.batch(index)
+            seconds_drawn, index = seconds_drawn + self.config.batch_seconds, index + 1
 
     def batch(self, index: int) -> Batch:
         """Batch `index`."""
@@ -148,7 +153,7 @@ class TokenBatches:
         other = (uniform() * (count - 1)).long().clamp_max(count - 2).clamp_min(0)
         own = chosen - self.speaker_first[chosen]
         other = self.speaker_first[chosen] + (other + (others & (other >= own)).long())
-        wanted = torch.full((size,), shape.prompt, device=self.device)
+        prompt_frames = torch.full((size,), shape.prompt, device=self.device)
         # targets: windows, or short phrases
         target = self._window(low, high, shape.target, shape.phones[0], uniform())
         runs = self.run_count[chosen]
@@ -158,16 +163,16 @@ class TokenBatches:
         short &= inside
         own_prompt = ~short & (uniform() < config.own_prompt)
         split = ~short & ~own_prompt & (~others | (uniform() >= config.other_utterance))
-        part, rest = self._split(low, high, wanted, uniform() < 0.5, uniform())
+        part, rest = self._split(low, high, prompt_frames, uniform() < 0.5, uniform())
         rest = self._window(*rest, shape.target, shape.phones[0], uniform())
         target = [torch.where(short, r, torch.where(split, b, t)) for r, b, t in zip(run.T, rest, target, strict=True)]
         source = [
             torch.where(own_prompt, t, torch.where(split, a, o))
             for t, a, o in zip(target, part, (self.first[other], self.last[other]), strict=True)
         ]
-        longest = wanted
+        longest = prompt_frames
         if config.prompt_lengths:  # half of the shape's length to all of it
-            longest = (wanted * (0.5 + 0.5 * uniform())).long()
+            longest = (prompt_frames * (0.5 + 0.5 * uniform())).long()
         half = (self._frames(*target) // 2).clamp_min(1)  # of a target that holds the prompt, at most
         longest = torch.where(own_prompt, torch.minimum(longest, half), longest)
         prompt = self._window(*source, longest, shape.phones[1], uniform())
@@ -191,10 +196,10 @@ class TokenBatches:
         last = torch.maximum(torch.minimum(last, high), first + 1)
         return torch.where(fits, low, first), torch.where(fits, high, last)
 
-    def _split(self, low: Tensor, high: Tensor, wanted: Tensor, at_start: Tensor, u: Tensor):
+    def _split(self, low: Tensor, high: Tensor, frames: Tensor, at_start: Tensor, u: Tensor):
         """((first, last) of a prompt, (first, last) of the rest), cut at a word boundary, which both keep."""
         whole = self._frames(low, high)
-        length = torch.minimum(wanted, (whole * (0.25 + 0.25 * u)).long())
+        length = torch.minimum(frames, (whole * (0.25 + 0.25 * u)).long())
         left = torch.searchsorted(self.ends, self.starts[low] + length)
         right = torch.searchsorted(self.ends, self.ends[high] - length)
         middle = torch.where(at_start, left, right)
@@ -255,11 +260,6 @@ def _trimmed(batch: Batch, chosen: Tensor) -> Batch:
     return Batch(**{name: value.contiguous() for name, value in held.items()})
 
 
-def varied(config: TrainConfig) -> bool:
-    """Whether a config asks for variation of the features."""
-    return config.timbre_db > 0 or config.virtual_voices > 0 or config.noisy_prompts > 0
-
-
 class Variation:
     """Other voices and other rooms out of the same tokens: their log-mel features are changed and quantised anew.
 
@@ -271,7 +271,7 @@ class Variation:
 
     SMOOTH = 14  # cosines over the mel axis that make up the envelope
     PITCH, FORMANTS = (0.75, 1.35), (0.85, 1.18)  # range of the factors
-    CURVES = 4  # cosines of the equaliser, as in `augment.Equaliser`
+    CURVES = 4  # cosines over the mel axis that make up the equaliser, the k-th by 1/k
     SNR = (0.0, 25.0)  # dB
 
     def __init__(self, codec: MiniCodec, config: TrainConfig, device: torch.device):
@@ -367,7 +367,7 @@ class Variation:
 
 
 def dev_batches(
-    speech: Utterances, codec: MiniCodec, config: TrainConfig, device: torch.device | str, examples: int
+    speech: Utterances, codec: Codec, config: TrainConfig, device: torch.device | str, examples: int
 ) -> Sequence[Batch]:
     """The first `examples` dev utterances, unvaried, each with a prompt of 3 s of another: the same for all runs."""
     plain = {"own_prompt": 0.0, "phrases": 0.0, "timbre_db": 0.0, "virtual_voices": 0.0, "noisy_prompts": 0.0}

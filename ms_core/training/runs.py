@@ -20,11 +20,13 @@ from ms_core.codec.mini import MiniCodec
 from ms_core.config import ConfigError, Preset
 from ms_core.data.corpora import DataError, read_cuts
 from ms_core.data.prepare import prepare
-from ms_core.data.shards import Shards
 from ms_core.files import sha256, write_atomic
 from ms_core.model import MobileSpeechModel
+from ms_core.training.acoustic import PackTask, training_device
+from ms_core.training.assemble import assemble
+from ms_core.training.decoder import DecoderTask
 from ms_core.training.loop import LOG, RUN, STATE, train
-from ms_core.training.tasks import DecoderTask, ModelTask
+from ms_core.training.pack import Pack
 
 FIT_SECONDS = 1.7 * 3600  # speech from which codebooks are set, at most: 300 frames an entry. Our choice
 
@@ -128,12 +130,10 @@ def codec_folder(preset: Preset) -> Path:
     )
 
 
-def prepared(
-    preset: Preset, split: str, codec: Codec, workers: int = 2, speeds: tuple[float, ...] | None = None
-) -> CutSet:
+def prepared(preset: Preset, split: str, codec: Codec, workers: int = 2) -> CutSet:
     """`data.prepare.prepare`, done by one process while the others wait."""
     with _one_first():
-        return prepare(preset, split, codec, workers, speeds)
+        return prepare(preset, split, codec, workers)
 
 
 def train_model(
@@ -153,25 +153,15 @@ def train_model(
     _one_of(replace, resume)
     folder = Path(out or paths.run(preset.name) / "model")
     codec = _load_codec_for(preset)
-    train_cuts, dev_cuts = training_cuts(preset, codec, workers)  # shards, where the preset names such a folder
+    pack = training_pack(preset, codec, workers)
     _discard(folder, replace)
-    return train(ModelTask(preset, codec, train_cuts, dev_cuts, start), folder, minutes, resume)
+    return train(PackTask(preset, pack, training_device(), start), folder, minutes, resume)
 
 
-def training_cuts(preset: Preset, codec: Codec, workers: int = 2) -> tuple[CutSet | Shards, CutSet]:
-    """Train and dev speech as `ModelTask` wants them: shards, codes, or features where the preset varies its speech.
-
-    Dev is held in memory, where it comes from shards too.
-    """
-    train_split, dev_split = preset.data.train, preset.data.dev
-    speeds = preset.train_model.speeds if preset.train_model.augmented else None
-    if "/" in train_split:
-        train_cuts = Shards.open(train_split, codec)
-    else:
-        train_cuts = prepared(preset, train_split, codec, workers, speeds)
-    if "/" in dev_split:
-        return train_cuts, Shards.open(dev_split, codec).cuts().to_eager()
-    return train_cuts, prepared(preset, dev_split, codec, workers)
+def training_pack(preset: Preset, codec: Codec, workers: int = 2) -> Pack:
+    """`assemble` of the preset's speech, done by one process while the others wait."""
+    with _one_first():
+        return assemble(preset, codec, workers=workers)
 
 
 def _load_codec_for(preset: Preset) -> Codec:
@@ -179,9 +169,9 @@ def _load_codec_for(preset: Preset) -> Codec:
     folder = codec_folder(preset)
     codec = load_codec(folder)
     for key in ("n_q", "bins", "sample_rate", "hop"):
-        found, wanted = getattr(codec.config, key), getattr(preset.codec, key)
-        if found != wanted:
-            raise CheckpointError(f"{folder}: {key} is {found}, preset {preset.name} wants {wanted}: train its codec")
+        value, expected = getattr(codec.config, key), getattr(preset.codec, key)
+        if value != expected:
+            raise CheckpointError(f"{folder}: {key} is {value}, preset {preset.name} wants {expected}: train its codec")
     return codec
 
 

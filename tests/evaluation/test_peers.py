@@ -6,15 +6,16 @@ from conftest import global_rng_untouched, new_model
 
 from ms_core import paths
 from ms_core.config import DecodingConfig
-from ms_core.evaluation.peer_shapes import SoundStormShape, ValleShape, ZipformerLayer, ZipVoiceShape
 from ms_core.evaluation.peers import (
     PEERS,
     Comparison,
     Peer,
-    PeerError,
+    SoundStormShape,
+    ValleShape,
+    ZipformerLayer,
+    ZipVoiceShape,
     compare,
     comparison_records,
-    count_params,
     soundstorm_plan,
     valle_plan,
     zipvoice_plan,
@@ -45,7 +46,7 @@ def seeded():
 def test_parameters_of_the_published_shapes(name, published, tolerance):
     with torch.device("meta"):
         model = PEERS[name].build()
-    assert count_params(model) == pytest.approx(published, rel=tolerance)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(published, rel=tolerance)
 
 
 @torch.inference_mode()
@@ -76,7 +77,7 @@ def test_passes_see_the_whole_utterance():
     storm = TINY["soundstorm"]().eval()
     assert storm(codes[:, 0], codes, 2).shape == (1, 6, 8)
     model = TINY["zipvoice"]().eval()
-    mels, text, moment = torch.randn(1, 7, 100), torch.randn(1, 7, model.text_dim), torch.tensor([0.3])
+    mels, text, moment = torch.randn(1, 7, 100), torch.randn(1, 7, 100), torch.tensor([0.3])
     one = model(mels, mels, text, moment)
     assert one.shape == (1, 7, 100) and one.isfinite().all()
     late = text.clone()
@@ -100,12 +101,7 @@ def test_relative_positions_of_zipformer_attention():
 
 def test_counts_of_units():
     valle = valle_plan(TINY["vall-e"](), 3.0, 10.0).counts["vall-e-shape"]
-    steps = {name: count for name, count in valle.items() if name.startswith("step at ")}
-    assert sum(steps.values()) == pytest.approx(750) and len(steps) == 5
-    assert min(int(name.split()[-1]) for name in steps) == 169 + 225  # phones and frames of the prompt
-    assert valle["prefill"] == 1 and valle["pass"] == 2  # of three layers
-    cost = sum(count * (1 + int(name.split()[-1])) for name, count in steps.items())
-    assert cost == pytest.approx(sum(1 + 394 + i for i in range(750)), rel=1e-3)  # a cost linear in the context
+    assert valle == {"prefill": 1, "step": 750, "pass": 2}  # of three layers
     with torch.device("meta"):
         storm = SoundStormShape()
     assert soundstorm_plan(storm, 3.0, 10.0).counts == {"soundstorm-shape": {"pass": 27}}
@@ -114,7 +110,6 @@ def test_counts_of_units():
         "zipvoice-distill-shape-8nfe": 8,
         "zipvoice-distill-shape-4nfe": 4,
     }
-    assert valle_plan(TINY["vall-e"](), 3.0, 0.01).counts  # shorter than there are contexts
 
 
 def test_compare_times_every_peer_in_turns(codec):
@@ -128,12 +123,12 @@ def test_compare_times_every_peer_in_turns(codec):
     assert wide.theirs == pytest.approx([2 * value for value in narrow.theirs])  # the same passes
     assert min(min(one.theirs) for one in found) > 0 and all(one.audio_seconds > 0 for one in found)
     for wrong in ({"seconds": 0}, {"threads": 0}, {"repeats": 0}):
-        with pytest.raises(PeerError, match="all must be positive"):
+        with pytest.raises(ValueError, match="all must be positive"):
             compare(tts, PROMPT, PROMPT_TEXT, peers=tiny, **wrong)
 
 
 def test_records_and_their_tables(tmp_path):
-    steps = {"prefill": 1.0, "step at 10": 30.0, "step at 90": 45.0, "pass": 7.0}
+    steps = {"prefill": 1, "step": 75, "pass": 7}
     one = Comparison("vall-e-shape", [20.0, 30.0], [0.5, 0.5], 5.0, 1234, steps, "EnCodec")
     provenance = Provenance.of("mini", None, 0, "0123456789ab", 1)
     records = {r.metric: r for r in comparison_records([one], provenance, "mobilespeech-mini", 10)}
@@ -143,8 +138,7 @@ def test_records_and_their_tables(tmp_path):
     assert (params.value, params.study) == (1234, "model") and params.config_hash is None
     for words in (
         "random weights",
-        "4 steps timed, 2 each at 10, 90 positions, 75 counted",
-        "2 passes timed, 7 counted",
+        "timed 2 times each: prefill, counted 1, step, counted 75, pass, counted 7",
     ):
         assert words in rtf.protocol
     assert "not counted: EnCodec" in rtf.protocol
@@ -154,7 +148,7 @@ def test_records_and_their_tables(tmp_path):
     table = main_markdown(Results("mini", tmp_path)).split("## Speed")[1]
     assert "| RTF ↓ | time / ours |" in table and "random weights" in table
     assert "| [5.0000](bench.json) (4.0000 to 6.0000) | [50.0](bench.json) (40.0 to 60.0) |" in table
-    written = figures.draw_all("mini", tmp_path, tmp_path / "figures")
-    assert {path.stem for path in written} == {"rtf-length", "peer-speed"}
+    written = figures.draw("mini", (), "png", tmp_path, tmp_path / "figures")
+    assert {path.stem for path in written} == {"peer-speed"}
     with pytest.raises(ValueError, match="--peers"):
         speed.peer_speed([own])

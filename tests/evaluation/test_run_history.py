@@ -40,7 +40,7 @@ def test_records_beside_them_are_read_and_a_figure_is_drawn(tmp_path):
     run_history.add(tmp_path / MILESTONES, records("a", 0.2), SYSTEM, MADE, "first")
     write_records(tmp_path / "dev-other.json", records("a", 0.2))
     assert len(read_records(tmp_path)) == 3
-    drawn = {path.name for path in figures.draw_all("mini", tmp_path, tmp_path / "figures")}
+    drawn = {path.name for path in figures.draw("mini", (), "png", tmp_path, tmp_path / "figures")}
     assert "milestones.png" in drawn
 
 
@@ -51,4 +51,4 @@ def test_what_is_no_milestone_is_refused(tmp_path):
     with pytest.raises(MilestoneError, match="not a list of milestones"):
         run_history.read(tmp_path / MILESTONES)
     with pytest.raises(ValueError, match="no milestone"):
-        figures.milestones_over_hours([])
+        figures.milestones_in_order([])

@@ -262,7 +262,33 @@ def test_command_line(folders, voice_file, tmp_path, capsys) -> None:
     assert found["audio_seconds"] > 0 and found["peak_rss_mb"] > 10 and len(found["runs"]) == 1 and out.is_file()
     assert np.load(tmp_path / "o.npy").shape[0] == CODEC.n_q
     assert main([*options, "--out", str(tmp_path / "o.mp3")]) == 2
-    assert "only WAV" in capsys.readouterr().err
+    assert "give a name that ends in .wav" in capsys.readouterr().err
+    assert main([options[0], "--text", "Go 2.", "--show-phones"]) == 0
+    assert capsys.readouterr().out == "Go\tG OW1\n2.\tT UW1\n"
+    lines = [{"text": TEXTS[0], "voice": str(voice_file)}, {"text": "Go.", "voice": "nobody"},
+             {"text": TEXTS[0], "speed": 2, "out": "fast.wav"}]  # fmt: skip
+    (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = [
+        options[0],
+        "--voice",
+        str(voice_file),
+        "--jsonl",
+        str(tmp_path / "l.jsonl"),
+        "--out",
+        str(tmp_path / "said"),
+    ]
+    assert main([*words, "--timestamps", ".vtt", "--steps", "1,1,1"]) == 1
+    assert "line 2: no voice file nobody" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "said").iterdir()) == ["1.vtt", "1.wav", "fast.vtt", "fast.wav"]
+
+
+def test_controls_do_what_they_do_in_pytorch(tts, voice, runtime) -> None:
+    text = f"{TEXTS[0]} [pause:1] {TEXTS[1]}"
+    other = replace(voice, durations=tuple(2 * d for d in voice.durations), codes=np.repeat(voice.codes, 2, 1))
+    for controls in ({"speed": 1.5}, {"rhythm": other}, {"variety": 0.7}, {"lexicon": {"the": "K AA1 R"}}):
+        ours, theirs = (system.speak(text, voice, 3, **controls) for system in (runtime, tts))
+        assert ours.frames == theirs.frames and ours.words == theirs.words
+        assert len(ours.wav) == len(theirs.wav) and ours.frames != tts.speak(text, voice, 3).frames
 
 
 def test_compare_and_records(tts, folders, voice) -> None:

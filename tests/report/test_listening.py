@@ -131,7 +131,7 @@ def test_tables_and_figures_show_them_and_the_check_knows_them(results, tmp_path
     assert read_file(written[-1]) == records(results / "listening")
     text = written[0].read_text()
     assert "MOS-Q ↑ | MOS-P ↑ | MOS-S ↑" in text and "[2.25](listening.json) (2.00 to 2.50)" in text
-    drawn = figures.draw_all("mini", results, tmp_path / "figures")
+    drawn = figures.draw("mini", (), "png", results, tmp_path / "figures")
     assert {path.name for path in drawn} == {"listening-dev.png"}
     (results / "listening" / "two.json").unlink()
     with pytest.raises(tables.ReportError, match="listening.json is not what the files in .* give"):

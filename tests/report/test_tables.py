@@ -3,13 +3,18 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ms_core import paths
+from ms_core.cli import app
 from ms_core.evaluation.records import Record, read_file, sha256, write_records
 from ms_core.report import figures, style, tables
 from ms_core.report import speed as speed_figures
+from ms_core.report.latex import latex
 from ms_core.report.tables import ReportError, Results, check, main_csv, main_markdown, write_tables
 
 COMMON = {"preset": "mini", "device": "cpu: test", "date": "2025-01-02", "protocol": "a protocol"}
@@ -175,32 +180,26 @@ def test_token_shares_have_a_table(tmp_path):
 
 def test_speed_is_drawn_by_component_and_quality(folder):
     swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep(precision="bf16")]
-    figure = speed_figures.rtf_length(swept)
-    total, *parts = figure.axes[:4]
-    assert [axis.get_title("left") for axis in parts] == [
-        "ours, mini, 1 thread", "ours, mini, 2 threads", "ours, mini, bf16, 1 thread",
-    ]  # fmt: skip
-    assert total.get_legend() is None and len(figure.axes[4].get_legend().texts) == 3  # in a place that is free
-    assert {line.get_label() for line in parts[0].lines if line.get_label()[0] != "_"} == {
-        "total",
-        "mask decoder",
-        "codec",
-    }
+    figure = speed_figures.rtf_length([*swept, make(OURS, "rtf_total", 0.03, seconds=10.0, runtime="onnx", **BENCH)])
+    total, parts = figure.axes
+    names = ["fp32, 1 thread", "fp32, 2 threads", "bf16, 1 thread"]
+    assert [line.get_label() for line in total.lines] == names  # and no lone point
+    assert [text.get_text() for text in parts.get_yticklabels()] == names
+    assert [round(bar.get_width(), 4) for bar in parts.patches[:2]] == [0.035, 0.015]  # mask decoder, codec
     assert "n = 7 repeats" in figure.get_supxlabel()
     records = [record for file in folder.glob("*.json") for record in read_file(file)]
     onnx = [{"runtime": "onnx", "precision": precision} for precision in ("fp32", "int8")]
     exports = [make(OURS, "wer", 0.1, study="exports", n=24, **one) for one in onnx]
     speed = [make(OURS, "rtf_total", 0.03, seconds=10.0, **BENCH, **one) for one in onnx]
     figure = speed_figures.quality_speed([*records, *exports, *speed], "test", "mini")
-    words = [text.get_text() for text in figure.axes[0].texts]
-    assert {"S=4", "ONNX fp32", "ONNX int8", "paper, quoted: A100 0.09", "paper, quoted: phone 0.8–1.0"} < set(words)
-    assert "ONNX int8" not in [text.get_text() for text in figure.axes[1].texts]  # SIM was not judged
-    assert "n = 20/24 utterances; RTF over n = 3/20 repeats" in figure.get_supxlabel()
-    assert [text.get_text() for text in figure.legends[0].texts] == [
-        "passes in layer 1; cpu: test", "exported models, beside PyTorch; cpu: test",
-    ]  # fmt: skip
-    spans = sorted(patch.get_x() for patch in figure.axes[0].patches)
-    assert spans == [0.09, 0.8]
+    rtf, wer, sim = figure.axes
+    rows = [text.get_text() for text in rtf.get_yticklabels()]
+    assert rows == ["ONNX fp32", "ONNX int8", "1 pass in layer 1", "4 passes in layer 1"]
+    shown = [len(np.ma.filled(axis.collections[-1].get_offsets(), np.nan)) for axis in (rtf, wer, sim)]
+    assert shown == [4, 4, 2]  # SIM of the exports was not judged
+    assert sorted(patch.get_x() for patch in rtf.patches) == [0.09, 0.8]
+    said = " ".join(figure.get_supxlabel().split())
+    assert "n = 20/24 utterances; RTF: cpu: test, n = 3/20 repeats" in said and "0.8–1.0 (phone)" in said
 
 
 def test_labels_read_precision_and_passes():
@@ -208,10 +207,10 @@ def test_labels_read_precision_and_passes():
         record = make(system, "wer", 0.1, **more)
         return record.name, style.label(record)
 
-    assert said(precision="bf16", steps=4) == ("mobilespeech-mini-bf16-steps4", "ours, mini, bf16, S=4")
+    assert said(precision="bf16", steps=4) == ("mobilespeech-mini-bf16-steps4", "ours, mini, bf16, 4 passes in layer 1")
     assert said(runtime="onnx", precision="int8") == ("mobilespeech-mini-onnx-int8", "ours, mini, ONNX int8")
     assert said("ground-truth-codec", layers=2)[1] == "recording through our codec, 2 layers"
-    assert said("peer/vall-e-shape") == ("peer/vall-e-shape", "vall-e-shape")
+    assert said("peer/vall-e-shape") == ("peer/vall-e-shape", "VALL-E's shape")
 
 
 def test_figures_are_drawn_and_stable(folder, tmp_path):
@@ -225,14 +224,37 @@ def test_figures_are_drawn_and_stable(folder, tmp_path):
                 layers = {f"ce_{j}": 6 - step / 300 for j in (1, 8)} | {f"acc_{j}": step / 1000 for j in (1, 8)}
                 file.write(json.dumps({"step": step, "split": "dev", "loss": 6 - step / 250, **layers}) + "\n")
         file.write('{"step": 400, "sp')  # cut off
-    written = figures.draw_all("mini", folder, tmp_path / "a")
-    names = {"metrics-paper-demo", "metrics-test", "quality-speed-test", "rtf-length", "steps-test", "train-model"}
-    names |= {"word-errors-test"}
-    assert {path.name for path in written} == {f"{name}.png" for name in names}
-    again = figures.draw_all("mini", folder, tmp_path / "b")
-    for one, two in zip(written, again, strict=True):
-        assert one.read_bytes() == two.read_bytes(), one.name
-        assert one.stat().st_size > 2000
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "orphan.png").write_bytes(b"of a record that went")
+    for form in ("png", "svg", "pdf"):
+        written = figures.draw("mini", (), form, folder, tmp_path / "a")
+        names = {"metrics-paper-demo", "metrics-test", "quality-speed-test", "rtf-length", "train-model"}
+        assert {path.name for path in written} == {f"{name}.{form}" for name in names | {"word-errors-test"}}
+        some = ("metrics-test", "rtf-length")
+        again = figures.draw("mini", some, form, folder, tmp_path / "b")
+        assert [path.stem for path in again] == list(some)
+        for path in again:
+            assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes(), path.name
+            assert path.stat().st_size > 2000
+    assert not (tmp_path / "a" / "orphan.png").exists() and len(list((tmp_path / "a").iterdir())) == 18
+
+
+def test_committed_figures_are_those_of_the_committed_records():
+    for folder in paths.figures("mini").parent.iterdir():
+        kept = {path.name for path in folder.iterdir() if folder.name != "smoke"}
+        assert kept <= {f"{name}.png" for name in figures.figures(folder.name)}, folder
+    assert len(list(paths.figures("mini").iterdir())) == len(figures.figures("mini"))
+
+
+def test_names_of_lines_do_not_touch():
+    figure, (axis,) = style.subplots(1, 1, 3, 2)
+    for level in (0.50, 0.501, 0.502, 0.9):
+        axis.plot([0, 1], [level, level], label=f"at {level}")
+    axis.plot([0, 1], [0, 0], label="_unnamed")
+    style.name_lines(axis)
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axis.texts), key=lambda box: box.y0)
+    assert len(boxes) == 4 and all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
 def test_dots_count_the_utterances_of_the_systems_they_show():
@@ -244,10 +266,15 @@ def test_dots_count_the_utterances_of_the_systems_they_show():
 def test_figures_say_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="evaluate it first"):
         figures.metric_dots([], "test")
-    with pytest.raises(ValueError, match="at least two"):
-        figures.steps_tradeoff([], "test", "mini")
-    with pytest.raises(ValueError, match="run the bench"):
-        speed_figures.rtf_length([])
+    with pytest.raises(ReportError, match="no record to draw"):
+        figures.draw("mini", results=tmp_path)
+    for draw, hint in (
+        (speed_figures.rtf_length, "--sweep"), (speed_figures.size_speed, "notebook 6"),
+        (speed_figures.token_agreement, "notebook 6"), (speed_figures.first_audio, "notebook 6"),
+        (figures.codec_layers, "notebook 2"), (figures.ablations, "notebook 5"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=hint):
+            draw([])
     with pytest.raises(ValueError, match="0 systems have both WER"):
         speed_figures.quality_speed([], "test", "mini")
     with pytest.raises(ValueError, match="nothing to draw"):
@@ -255,3 +282,36 @@ def test_figures_say_what_is_missing(tmp_path):
     (tmp_path / "log.jsonl").write_text("no\n{}\n")
     with pytest.raises(ValueError, match="line 1"):
         figures.read_log(tmp_path / "log.jsonl")
+
+
+def test_tables_in_latex(folder):
+    text = latex(main_markdown(Results("mini", folder)))
+    assert r"0.060 (0.050 to 0.080)" in text and "](" not in text and "|" not in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\toprule") == text.count(r"\bottomrule") > 3
+    for table in text.split(r"\begin{tabular}")[1:]:
+        rows = [line.count(" & ") for line in table.splitlines() if line.endswith(r"\\")]
+        assert len(set(rows)) == 1 and len(re.match(r"{(\w+)}", table)[1]) == rows[0] + 1
+    assert latex("# A_1 & 5 %\n\n| x↓ |\n| --- |\n| [a_b](f.json) |\n").splitlines()[2:6] == [
+        r"\caption{A\_1 \& 5 \%}", r"\begin{tabular}{l}", r"\toprule", r"x$\downarrow$ \\",
+    ]  # fmt: skip
+
+
+def test_one_command_draws_figures_and_writes_latex(folder, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("MS_HOME", str(home))  # and back, after --home
+    shutil.copytree(folder, home / "results" / "mini")
+
+    def run(*options: str) -> str:
+        result = CliRunner().invoke(app, ["report", "--home", str(home), *options])
+        assert result.exit_code == (2 if result.stderr else 0)
+        return result.stderr or result.stdout
+
+    assert run("metrics-test", "--figures", "--format", "svg").split() == [str(home / "figures/mini/metrics-test.svg")]
+    assert run("--latex", str(tmp_path / "main.tex")).split() == [str(tmp_path / "main.tex")]
+    assert r"\toprule" in (tmp_path / "main.tex").read_text()
+    for options, words in (
+        (["metrics-test"], "go with --figures"), (["nothing", "--figures"], "choose among metrics-"),
+        (["--figures", "--check"], "one at a time"), (["--latex", "main.txt"], "ends in .tex"),
+    ):  # fmt: skip
+        assert words in run(*options)
+    assert [path.name for path in (home / "figures" / "mini").iterdir()] == ["metrics-test.svg"]

@@ -17,7 +17,7 @@ from conftest import CODEC, PRESET, fake_alignments, utterance, write_corpus
 from test_cli import good, refused
 
 from ms_core import paths
-from ms_core.config import ConfigError, override
+from ms_core.config import override
 from ms_core.data import augment, prepare
 from ms_core.data.augment import FORMANTS, PITCH, draw_voice, virtual_voices
 from ms_core.files import sha256
@@ -171,7 +171,7 @@ def test_a_pack_goes_through_small_files(preset, tmp_path) -> None:
         (["data", "--join", "a.pack"], "a.pack.parts.json: cannot be read, so a.pack cannot be joined"),
         (["data", "--join", "a.pack", "--pack", "b.pack"], "--join goes without --pack"),
         (["data", "--pack", "a.pack", "--set", "data.train=none"], "no utterance of set 'none'"),
-        (["data", "--pack", "a.pack", "--set", "data.dev=sh/ards"], "'sh/ards' is a folder of shards"),
+        (["data", "--pack", "a.pack", "--set", "data.dev=sh/ards"], "no shards.json in sh/ards"),
         (["train", "model", "--part-mb", 2], "--part-mb is of --pack"),
         (["train", "model", "--pack", "a.pack"], "no pack a.pack: write one with `ms-core data --pack a.pack`"),
     ],
@@ -181,9 +181,11 @@ def test_what_cannot_be_packed_is_refused(arguments, message, preset, tmp_path, 
     assert message in refused(*arguments, "--preset", preset)
 
 
-def test_a_pack_needs_the_mini_codec(codec) -> None:
-    with pytest.raises(ConfigError, match=r"its codec is 'encodec', a pack holds tokens of 'mini'"):
-        assemble(PRESET, type("Other", (), {"config": CODEC.model_copy(update={"kind": "encodec"})})())
+def test_a_pack_needs_the_mini_codec_and_recordings(tmp_path) -> None:
+    message = refused("data", "--preset", "paper", "--pack", tmp_path / "a.pack")
+    assert "preset paper has codec 'encodec', a pack holds tokens of 'mini'" in message
+    message = refused("data", "--set", "data.train=some/shards", "--pack", tmp_path / "a.pack")
+    assert "preset mini trains on shards, some/shards: no pack is needed" in message
 
 
 # -- a machine that has little ----------------------------------------------------------------------------------------

@@ -19,13 +19,16 @@ from ms_core.codec.encodec import EncodecCodec
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import Preset, load_preset, override
 from ms_core.data import prepare
-from ms_core.data.shards import synthetic_cuts, write_shards
+from ms_core.data.shards import Shards, synthetic_cuts, write_shards
 from ms_core.files import sha256
 from ms_core.model import MobileSpeechModel
 from ms_core.training import loop as training
 from ms_core.training import runs as training_runs
+from ms_core.training.acoustic import PackTask
+from ms_core.training.decoder import DecoderTask
 from ms_core.training.loop import LOG, STATE, Meter, learning_rate, optimisers, step_seed, train
-from ms_core.training.tasks import DecoderTask, ModelTask
+from ms_core.training.pack import Pack, Utterances
+from ms_core.training.sharded import ShardedSpeech, item
 
 DROPOUT = PRESET.model_copy(update={"model": MODEL.model_copy(update={"dropout": 0.1})})
 GAN = override(PRESET, {"train_codec.batch_seconds": 1.0, "train_codec.adversarial_from": 0.34})
@@ -40,20 +43,24 @@ def killed_at(task, step: int):
     batches = task.batches
 
     def until(first: int, rank: int, world_size: int):
-        for index, item in enumerate(batches(first, rank, world_size), first):
+        for index, pair in enumerate(batches(first, rank, world_size), first):
             if index == step:
                 raise Killed
-            yield item
+            yield pair
 
     task.batches = until
     return task
 
 
-def model_task(codec, cuts, preset: Preset = DROPOUT) -> ModelTask:
-    return ModelTask(preset, codec, cuts["train"], cuts["dev"])
+def model_task(codec, cuts, preset: Preset = DROPOUT, start: Path | None = None) -> PackTask:
+    shards = isinstance(cuts["train"], Shards)
+    train_speech = ShardedSpeech(cuts["train"]) if shards else Utterances.of(map(item, cuts["train"]))
+    hours = cuts["train"].hours if shards else sum(c.duration for c in cuts["train"]) / 3600
+    pack = Pack(train_speech, Utterances.of(map(item, cuts["dev"])), codec, {"speech_hours": hours})
+    return PackTask(preset, pack, "cpu", start)
 
 
-def muon_task(codec, cuts) -> ModelTask:
+def muon_task(codec, cuts) -> PackTask:
     return model_task(codec, cuts, override(DROPOUT, {"train_model.muon": True}))
 
 
@@ -386,8 +393,8 @@ def test_a_run_may_start_from_an_earlier_model(codec, cuts, tmp_path) -> None:
     first = train(model_task(codec, cuts), tmp_path / "a")
     made = json.loads((first / "config.json").read_text())["provenance"]
 
-    def again(preset: Preset = DROPOUT) -> ModelTask:
-        return ModelTask(preset, codec, cuts["train"], cuts["dev"], start=first)
+    def again(preset: Preset = DROPOUT) -> PackTask:
+        return model_task(codec, cuts, preset, start=first)
 
     task = again(override(DROPOUT, {"model.dropout": 0.2}))
     kept = MobileSpeechModel.load(first, codec).state_dict()
@@ -401,7 +408,7 @@ def test_a_run_may_start_from_an_earlier_model(codec, cuts, tmp_path) -> None:
         again(override(DROPOUT, {"model.smd_layers": DROPOUT.model.smd_layers + 1}))
 
 
-def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) -> None:
+def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path) -> None:
     """Its own recipe for two steps: the whole configuration on the grid of EnCodec, but 64 channels for 512."""
     preset = load_preset("paper")
     assert (preset.codec.n_q, preset.codec.bins, preset.codec.frame_rate) == (8, 1024, 75)
@@ -413,7 +420,6 @@ def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) 
     codec = load_codec(training_runs.codec_folder(preset))
     for split, count in (("train", 40), ("dev", 4)):
         write_shards(synthetic_cuts(preset, count), tmp_path / "shards" / split, codec, 10)
-    monkeypatch.setattr("ms_core.training.tasks.DEV_SECONDS", 5.0)
     export = training_runs.train_model(preset)
     rows = log(export.parent)
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), (2, "dev")]
@@ -423,12 +429,12 @@ def test_preset_paper_trains_on_shards_of_encodec_tokens(tmp_path, monkeypatch) 
 
 
 def test_what_is_prepared_for_a_training_is_what_its_task_takes(codec, tmp_path, monkeypatch) -> None:
-    """With varied speech, too, as preset mini has it: notebook 05 trains its variants so."""
+    """With varied speech, too, as preset mini has it."""
     write_corpus(tmp_path)
     monkeypatch.setenv("MS_DATA", str(tmp_path))
     monkeypatch.setattr(prepare, "align_corpus", fake_alignments)
-    for changes in ({}, {"train_model.timbre_db": 3.0, "train_model.speeds": [0.9, 1.0]}):
+    for changes in ({}, {"train_model.timbre_db": 3.0, "train_model.virtual_voices": 0.5}):
         preset = override(PRESET, changes)
-        task = ModelTask(preset, codec, *training_runs.training_cuts(preset, codec, 1))
+        task = PackTask(preset, training_runs.training_pack(preset, codec, 1), "cpu")
         _, batch = next(iter(task.batches(0, 0, 1)))
         assert batch.codes.shape[1] == codec.config.n_q and 0 <= batch.codes.min() <= batch.codes.max() < CODEC.bins

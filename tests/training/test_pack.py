@@ -9,7 +9,8 @@ from conftest import CODEC, PRESET, TRAIN, utterance
 from safetensors.torch import load_file
 
 from ms_core.config import ConfigError, override
-from ms_core.tokens import BOUNDARY_IDS, Batch
+from ms_core.text import phone_ids
+from ms_core.tokens import BOUNDARY_IDS, PHRASE_WORDS, Batch
 from ms_core.training.acoustic import PackTask, train_from_packs
 from ms_core.training.loop import train
 from ms_core.training.pack import Pack, PackError, Utterances, join_file, pack_bits, split_file, unpack_bits
@@ -156,6 +157,31 @@ def test_prompts_are_of_the_speaker_and_of_another_utterance(pack: Pack) -> None
         assert (target != prompt).all()
         seen |= set(prompt.tolist())
     assert seen == set(range(9))  # every utterance is some other's prompt
+
+
+def test_phrases_and_own_prompts_come_as_often_as_asked(pack: Pack) -> None:
+    """A phrase is up to three words between long pauses; an own prompt is at most half of the target that holds it."""
+    config = PLAIN.model_copy(update={"phrases": 1.0, "max_seconds": 3.0})
+    durations = np.where(np.isin(pack.train.phones, list(BOUNDARY_IDS)), 13, pack.train.durations).astype(np.int16)
+    codes = np.zeros((CODEC.n_q, durations.sum()), np.int16)  # each pause is long enough
+    batch = TokenBatches(replace(pack.train, durations=durations, codes=codes), pack.codec, config, "cpu").batch(0)
+    words = torch.isin(batch.phones, torch.tensor(sorted(BOUNDARY_IDS))).sum(1) - 1
+    assert words.min() >= 1 and words.max() <= PHRASE_WORDS
+    batch = TokenBatches(pack.train, pack.codec, PLAIN.model_copy(update={"own_prompt": 1.0}), "cpu").batch(0)
+    for whole, part, frames in zip(batch.codes, batch.prompt_codes, batch.prompt_durations.sum(1), strict=True):
+        runs = whole[0].unfold(0, int(frames), 1)
+        assert (runs == part[0, :frames]).all(1).any()
+
+
+def test_pauses_are_labelled_by_their_length_in_half_of_the_examples(codec) -> None:
+    phones = np.array(phone_ids(["_", "B", "_", "T", "_", "S", "_", "N", "_"]))
+    frames = np.array([20, 2, 3, 2, 4, 2, 13, 2, 20])  # at 50 Hz: 0.06, 0.08 and 0.26 s between words
+    one = Utterances.of([("a", phones, frames, np.zeros((CODEC.n_q, frames.sum()), int))] * 2)
+    stream = TokenBatches(one, codec, PLAIN.model_copy(update={"max_seconds": 3.0}), "cpu")
+    seen = [tuple(row[row != 0].tolist()) for index in range(8) for row in stream.batch(index).phones]
+    marked = tuple(phone_ids(["_", "B", "_", "T", ",", "S", ".", "N", "_"]))
+    assert set(seen) == {tuple(phones.tolist()), marked}
+    assert 0.2 < np.mean([row == marked for row in seen]) < 0.8
 
 
 def test_a_batch_depends_on_its_index_alone(pack: Pack) -> None:

@@ -50,6 +50,7 @@ class Manifest:
         graphs: of ExecuTorch programs, which have no names for them: {"inputs", "outputs"} in their order; an input's
             shape has the name of an axis in place of a length that may vary.
         limits: the greatest length of each such axis.
+        language: that the model speaks, a name of `ms_core.text.LANGUAGES`.
     """
 
     precision: str
@@ -66,6 +67,7 @@ class Manifest:
     runtime: str = "onnx"
     graphs: dict[str, dict[str, object]] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
+    language: str = "en"
 
     @property
     def megabytes(self) -> float:

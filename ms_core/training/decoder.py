@@ -1,4 +1,4 @@
-"""The two things that `train` trains: the codec's decoder, and MobileSpeech itself."""
+"""Training of the mini codec's decoder: losses, discriminators, crops of speech."""
 
 import math
 from collections.abc import Iterator
@@ -13,62 +13,14 @@ from jaxtyping import Float, Int
 from lhotse import CutSet
 from torch import Tensor, nn
 
-from ms_core.codec import Codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.codec.source_filter import F0_CEILING, F0_FLOOR, SourceFilterDecoder
 from ms_core.config import Preset
-from ms_core.data.augment import Equaliser, world
-from ms_core.data.batches import Sampler, collate
-from ms_core.data.corpora import DataError
-from ms_core.data.shards import Shards, read_batches
-from ms_core.tokens import Batch
-from ms_core.training.acoustic import AcousticTask
+from ms_core.data.augment import world
 
 LOG_FLOOR = 1e-3  # added to a linear magnitude before the logarithm in the decoder's losses. Our choice
 RESOLUTIONS = ((128, 32), (256, 64), (512, 128), (1024, 256), (2048, 512))  # (window, hop) in samples, of these losses
 CACHED_UTTERANCES = 6000  # kept in memory while the decoder is trained; 0.4 MB each
-DEV_SECONDS = 240.0  # dev speech on which a training evaluates itself
-
-
-class ModelTask(AcousticTask):
-    """MobileSpeech on prepared cuts, or on shards of them.
-
-    start: a checkpoint of the same sizes to begin from.
-    """
-
-    def __init__(
-        self,
-        preset: Preset,
-        codec: Codec,
-        train: CutSet | Shards,
-        dev: CutSet,
-        start: Path | None = None,
-    ):
-        if isinstance(train, Shards) and preset.train_model.augmented:
-            raise DataError("shards hold codes, which cannot be varied: set train_model.speeds=[1.0] and timbre_db=0.0")
-        super().__init__(preset, codec, start)
-        self.train_cuts, self.dev = train, dev
-        times = sum(1 / speed for speed in self.config.speeds) if self.config.augmented else 1.0
-        hours = train.hours if isinstance(train, Shards) else sum(c.duration for c in train) / 3600
-        self.hours = hours / times  # as recorded
-
-    def batches(self, first: int, rank: int, world_size: int) -> Iterator[tuple[int, Batch]]:
-        equaliser = Equaliser(self.codec, self.config.timbre_db) if self.config.augmented else None
-        rate = self.codec.config.frame_rate
-        if isinstance(self.train_cuts, Shards):
-            return read_batches(self.train_cuts, self.config, rate, rank, world_size, first)
-        return Sampler(self.train_cuts, self.config, rate, rank, world_size, equaliser).batches(first)
-
-    def dev_batches(self) -> list[Batch]:
-        config = self.config.model_copy(update={"own_prompt": 0.0, "phrases": 0.0})  # the same for all runs
-        sampler = Sampler(self.dev, config, self.codec.config.frame_rate)
-        rng, seconds, examples = np.random.default_rng(0), 0.0, []
-        for cut in sampler.cuts:
-            examples.append(sampler.example(cut, rng))
-            seconds += cut.duration
-            if seconds > DEV_SECONDS:
-                break
-        return [collate(examples[i : i + 8]) for i in range(0, len(examples), 8)]
 
 
 def log_spectra(wav: Float[Tensor, "b l"]) -> list[Float[Tensor, "b f k"]]:
@@ -117,9 +69,9 @@ class Discriminators(nn.Module):
         """Scores by resolution, and the features of all layers of all of them."""
         scores, features = [], []
         for index, discriminator in zip(self.JUDGED, self.each, strict=True):
-            score, found = discriminator(spectra[index])
+            score, inner = discriminator(spectra[index])
             scores.append(score)
-            features += found
+            features += inner
         return scores, features
 
 
@@ -208,22 +160,22 @@ class DecoderTask:
         n_q = self.codec.config.n_q
         draw = torch.rand(3, len(wave), device=device)
         layers = torch.where(draw[0] < self.FEWER_LAYERS, 1 + (draw[1] * n_q).long().clamp_max(n_q - 1), n_q)
-        given = f0 * (draw[2] < self.TRUE_F0)[:, None]
+        known_f0 = f0 * (draw[2] < self.TRUE_F0)[:, None]
         latent = self._latent(wave, layers)
         if name == "discriminator":
             with torch.no_grad():
-                decoded = decoder(latent, given, None)[0]
+                decoded = decoder(latent, known_f0, None)[0]
             real, fake = discriminator(_spectra(wave))[0], discriminator(_spectra(decoded))[0]
             loss = sum((r - 1).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)).float()
             return loss, {"discriminator": loss.item() / len(real)}
-        decoded, log_f0 = decoder(latent, given, None)
-        made, true = _spectra(decoded), _spectra(wave)
-        error = sum((a - b).abs().mean() for a, b in zip(made, true, strict=True)) / len(true)
+        decoded, log_f0 = decoder(latent, known_f0, None)
+        fake_spectra, true = _spectra(decoded), _spectra(wave)
+        error = sum((a - b).abs().mean() for a, b in zip(fake_spectra, true, strict=True)) / len(true)
         pitch = pitch_error(log_f0, f0)
         loss = error + self.PITCH * pitch
         logs = {"log_magnitude": error.item(), "pitch": pitch.item()}
         if step >= self.join:
-            scores, fake = discriminator(made)
+            scores, fake = discriminator(fake_spectra)
             with torch.no_grad():
                 real = discriminator(true)[1]
             adversarial = sum((s - 1).square().mean() for s in scores)
