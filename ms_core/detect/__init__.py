@@ -35,7 +35,7 @@ class Detection:
 
 
 def scores(wav: np.ndarray, rate: int) -> list[float]:
-    """The network's score of each window of samples (l,); raises DetectorError for what cannot be looked at."""
+    """The log odds of each window of samples (l,); raises DetectorError for what cannot be looked at."""
     wav = np.asarray(wav, dtype=np.float32)
     if wav.ndim != 1 or len(wav) < SHORTEST * rate or not np.isfinite(wav).all():
         raise DetectorError(f"samples of shape {wav.shape} at {rate} Hz: give (l,), all finite, {SHORTEST:g} s or more")
@@ -43,7 +43,7 @@ def scores(wav: np.ndarray, rate: int) -> list[float]:
         raise DetectorError(f"silence: the level is below {20 * np.log10(QUIETEST):.0f} dB of full scale")
     wav, size = soxr.resample(wav, rate, RATE), int(WINDOW * RATE)
     starts = np.linspace(0, max(0, len(wav) - size), -(-len(wav) // size)).astype(int)
-    return [score(wav[start : start + size], load()[0]) for start in starts]
+    return [score(wav[start : start + size], load()) for start in starts]
 
 
 def detect(wav: np.ndarray, rate: int) -> Detection:
@@ -51,7 +51,6 @@ def detect(wav: np.ndarray, rate: int) -> Detection:
 
     Raises DetectorError for less than `SHORTEST`, silence and what is not finite.
     """
-    known, value = load()[1], float(np.mean(scores(wav, rate)))
-    slope, offset = known["calibration"]
-    probability = 1 / (1 + np.exp(-np.clip(slope * value + offset, -50, 50)))
+    known, value = load(), float(np.mean(scores(wav, rate)))
+    probability = 1 / (1 + np.exp(-np.clip(value, -50, 50)))
     return Detection(float(probability), value > known["threshold"], known["false_alarms"], len(wav) / rate)

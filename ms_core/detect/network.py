@@ -1,6 +1,8 @@
-"""The detector's network in numpy, for a server and a phone alike: log spectrum -> convolutions -> one score.
+"""The detector: how well the codec's own tables explain a sound. All numpy.
 
-The paper promises a detector and says no more; features and network are our choice. Nothing here needs torch.
+Speech out of our codec was made from sums of code vectors, one for every 20 ms. Coded again, each codebook takes more
+of it away than of a recording. The features are what each takes away, on the best of several grids of frames, and a
+logistic regression weighs them. The paper promises a detector and says no more: all of this is our choice.
 """
 
 import json
@@ -9,62 +11,74 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from ms_core import paths
 from ms_core.files import sha256
 
 FOLDER = paths.ASSETS / "detector"
-RATE = 16_000  # Hz
-N_FFT, HOP = 512, 160  # samples: 32 ms, 10 ms
-FLOOR = 0.01  # added to magnitudes of speech of RMS 1 before the logarithm: about 60 dB below speech
-LAYERS = ((12, 5, 2, 2), (24, 3, 2, 2), (48, 3, 2, 1), (64, 3, 2, 1), (64, 3, 2, 1))
-"""Channels, kernel, stride over frequency, stride over time of each convolution."""
+FILE = FOLDER / "config.json"
+CODEC = paths.shipped("mini") / "codec" / "weights.safetensors"
+RATE, HOP, SUBSTEPS, N_FFT, MEL_FLOOR = 16_000, 320, 2, 640, 5e-3  # the mini codec's
+GRIDS = 8  # places of the frames' grid that are tried, evenly over a hop
+LEVEL = 0.06  # RMS to which a sound is brought
+TABLES = ("mel_basis", "mean", "components", "books")
 
 
 class DetectorError(ValueError):
     """A recording that cannot be looked at, or a detector that is damaged; the message says which and why."""
 
 
+@cache
+def tables() -> dict[str, np.ndarray]:
+    """The tables of the mini codec that decide its tokens, float32."""
+    with safe_open(CODEC, "np") as file:
+        return {name: file.get_tensor(name).astype(np.float32) for name in TABLES}
+
+
 def features(wav: np.ndarray) -> np.ndarray:
-    """Log magnitudes (256, k) of samples (..., l), from `HOP` to `HOP`, their level taken out."""
+    """How many times less each codebook (n,) leaves over of the louder half of the frames than what came before, as the
+    logarithm; on the grid where all of them leave least. Samples (l,) at `RATE`, half a second or more.
+    """
+    codec, step = tables(), HOP // GRIDS
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
-    wav = wav / np.sqrt(np.mean(np.square(wav), axis=-1, keepdims=True) + 1e-10)
-    frames = sliding_window_view(wav, N_FFT, axis=-1)[..., ::HOP, :]
-    magnitudes = np.abs(np.fft.rfft(frames * window)).astype(np.float32)[..., 1:]
-    return np.log(magnitudes + np.float32(FLOOR)).swapaxes(-1, -2)
+    wav = np.asarray(wav, dtype=np.float32) * np.float32(LEVEL / np.sqrt(np.mean(np.square(wav)) + 1e-12))
+    spectra = np.abs(np.fft.rfft(sliding_window_view(wav, N_FFT)[::step] * window)).astype(np.float32)
+    mel = np.log(spectra @ codec["mel_basis"].T + np.float32(MEL_FLOOR))  # (k, m), every `step` samples
+    apart = GRIDS // SUBSTEPS
+    frames = np.concatenate([mel[s * apart : len(mel) - (SUBSTEPS - 1 - s) * apart] for s in range(SUBSTEPS)], axis=1)
+    energies = np.stack([left_over(frames[grid::GRIDS], codec) for grid in range(GRIDS)])  # (grids, n + 1)
+    return -np.diff(energies[(energies[:, -1] - energies[:, 1]).argmin()])
 
 
-def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: tuple[int, int]) -> np.ndarray:
-    """As `torch.nn.functional.conv2d` of one example (c, f, k), padded by half a kernel."""
-    out, _, height, width = weight.shape
-    x = np.pad(x, ((0, 0), (height // 2, height // 2), (width // 2, width // 2)))
-    patches = sliding_window_view(x, (height, width), axis=(1, 2))[:, :: stride[0], :: stride[1]]  # (c, f, k, h, w)
-    shape = patches.shape[1:3]
-    columns = patches.transpose(0, 3, 4, 1, 2).reshape(weight[0].size, -1)
-    return (weight.reshape(out, -1) @ columns + bias[:, None]).reshape(out, *shape)
+def left_over(frames: np.ndarray, codec: dict[str, np.ndarray]) -> np.ndarray:
+    """Log mean energies (n + 1,) of the louder half of log-mel frames (t, m): before and after each codebook."""
+    loudness = frames.mean(1)
+    rest = (frames[loudness >= np.median(loudness)] - codec["mean"]) @ codec["components"].T
+    energies = [np.square(rest).sum(1).mean()]
+    for book in codec["books"]:
+        rest = rest - book[(rest @ book.T - np.square(book).sum(1) / 2).argmax(1)]
+        energies.append(np.square(rest).sum(1).mean())
+    return np.log(np.array(energies) + 1e-6)
 
 
-def score(wav: np.ndarray, weights: dict[str, np.ndarray]) -> float:
-    """The network's output for samples (l,), at least `N_FFT` of them; above 0 rather synthetic."""
-    x = features(wav)[None] / 3
-    for number, (_, _, down, along) in enumerate(LAYERS):
-        x = np.maximum(convolve(x, weights[f"{number}.weight"], weights[f"{number}.bias"], (down, along)), 0)
-    x = np.maximum(weights["join.weight"] @ x.reshape(-1, x.shape[-1]) + weights["join.bias"][:, None], 0)  # (c, k)
-    pooled = np.concatenate([x.mean(1), np.sqrt(x.var(1) + 1e-5)])
-    return float(weights["out.weight"] @ pooled + weights["out.bias"][0])
+def score(wav: np.ndarray, known: dict) -> float:
+    """Log odds that samples (l,) at `RATE` are synthetic, where that and a recording are as likely before."""
+    return float(np.dot(known["weights"], features(wav)) + known["bias"])
 
 
 @cache
-def load(folder: Path = FOLDER) -> tuple[dict[str, np.ndarray], dict]:
-    """Weights and what is known of them. Raises DetectorError for files that are missing or do not belong together."""
+def load(file: Path = FILE) -> dict:
+    """`weights`, `bias`, `threshold`, `false_alarms` and `provenance`. Raises DetectorError for what is no detector, or
+    one that was fitted to other tables than the shipped codec's.
+    """
     try:
-        known = json.loads((folder / "config.json").read_text())
-        if sha256(folder / "weights.safetensors") != known["weights_sha256"]:
-            raise DetectorError(
-                f"{folder}: the weights are not those that config.json names: install the package again"
-            )
-        weights = {name: value.astype(np.float32) for name, value in load_file(folder / "weights.safetensors").items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise error if isinstance(error, DetectorError) else DetectorError(f"{folder}: no detector ({error})") from None
-    return weights, known
+        known = json.loads(file.read_text())
+        fitted, there = known["codec_sha256"], sha256(CODEC)
+        if not len(known["weights"]) == len(tables()["books"]) or known["threshold"] is None or known["bias"] is None:
+            raise DetectorError(f"{file}: not a detector of this version")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise error if isinstance(error, DetectorError) else DetectorError(f"{file}: no detector ({error})") from None
+    if fitted != there:
+        raise DetectorError(f"{file} was fitted to codec {fitted[:16]}, the package has {there[:16]}: fit it again")
+    return known

@@ -16,7 +16,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ms_core.detect.network import convolve
 from ms_core.files import sha256
 
 PERTH = "perth_net/pretrained/implicit/perth_net_250000.pth.tar"  # in the package, 1.0.0 and 1.0.1
@@ -49,8 +48,7 @@ def perth() -> Weights:
     import torch
 
     tensors = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    kept = {k: v.numpy() for k, v in tensors.items() if k.startswith(("encoder.", "decoder."))}
-    return {k: v[:, :, None] if v.ndim == 3 else v for k, v in kept.items()}  # convolutions over time, of height 1
+    return {k: v.numpy() for k, v in tensors.items() if k.startswith(("encoder.", "decoder."))}
 
 
 def ready(encoder: Path | None = None) -> Weights:
@@ -133,12 +131,14 @@ def comment(checkpoint: str, mark: str) -> str:
 
 
 def _layers(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
-    """Perth's stack of seven convolutions over bands (c, k)."""
-    x = x[:, None]  # (c, 1, k)
+    """Perth's stack of seven convolutions over time (c, k), each padded by half a kernel."""
     for number in range(7):
-        x = convolve(x, weights[f"{name}.{number}.conv.weight"], weights[f"{name}.{number}.conv.bias"], (1, 1))
+        weight, bias = (weights[f"{name}.{number}.conv.{part}"] for part in ("weight", "bias"))
+        width = weight.shape[2]
+        patches = sliding_window_view(np.pad(x, ((0, 0), (width // 2, width // 2))), width, axis=1)  # (c, k, w)
+        x = weight.reshape(len(weight), -1) @ patches.transpose(0, 2, 1).reshape(-1, x.shape[1]) + bias[:, None]
         x = np.maximum(x, 0.01 * x) if number < 6 else x
-    return x[:, 0]
+    return x
 
 
 def _levels(spectrum: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ms_core.detect.watermark import PRESENT, read
 from ms_core.evaluation.eval_set import EvalSet, demo_rows, rng_of
 from ms_core.evaluation.evaluate import GROUND_TRUTH, GROUND_TRUTH_CODEC, through_codec
 from ms_core.evaluation.records import LEVEL, Interval, Provenance, Record, bootstrap
+from ms_core.files import sha256
 from ms_core.synthesis import MobileSpeech
 
 RESAMPLES = 500
@@ -118,7 +119,7 @@ def records(found: Iterable[Score], split: str, provenance: Provenance, watermar
     cells: dict[tuple, list[Score]] = {}
     for one in found:
         cells.setdefault((one.condition, one.seconds, one.system), []).append(one)
-    known, made = network.load()[1], []
+    known, made = network.load(), []
     for (condition, seconds, system), group in cells.items():
         own = (
             provenance
@@ -128,7 +129,7 @@ def records(found: Iterable[Score], split: str, provenance: Provenance, watermar
         protocol = f"the middle {seconds:g} s of each clip, degraded; intervals resample speakers"
         shared = {**own.model_dump(), "study": "detection", "split": split, "system": system, "protocol": protocol}
         shared |= {"condition": condition, "seconds": seconds, "n": len(group), "unit": "fraction"}
-        shared["evaluators"] = {"perth": "1.0"} if watermark else {"detector": known["weights_sha256"][:16]}
+        shared["evaluators"] = {"perth": "1.0"} if watermark else {"detector": sha256(network.FILE)[:16]}
         limit, metric = (PRESENT, "watermark_read") if watermark else (known["threshold"], "flagged")
         share = bootstrap([s.value > limit for s in group], speakers=[s.speaker for s in group])
         made.append(Record(**shared, metric=metric, **share.fields()))

@@ -1,52 +1,15 @@
-"""Training of the detector, in torch: `detect.network` gets its weights, with the norms folded in."""
+"""Fitting of the detector: a logistic regression on `detect.network.features`."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from ms_core.checkpoint import save_checkpoint
 from ms_core.detect import degrade
-from ms_core.detect.network import LAYERS, RATE, features, score
+from ms_core.detect.network import CODEC, features
+from ms_core.files import sha256, write_json
 
-SECONDS = (1.0, 3.0)  # of a batch's clips
-
-
-class Network(nn.Module):
-    """Log spectra (b, 256, k) -> scores (b,), above 0 rather synthetic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = [1, *(channels for channels, *_ in LAYERS)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel, strides, kernel // 2, bias=False)
-            for before, (after, kernel, *strides) in zip(sizes, LAYERS, strict=False)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in sizes[1:])
-        self.join = nn.Linear(sizes[-1] * 256 // 2 ** len(LAYERS), 64)
-        self.out = nn.Linear(128, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x[:, None] / 3
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x)).relu()
-        x = self.join(x.flatten(1, 2).transpose(1, 2)).relu().float()  # (b, k, 64)
-        pooled = torch.cat([x.mean(1), (x.var(1, correction=0) + 1e-5).sqrt()], dim=1)
-        return self.out(nn.functional.dropout(pooled, 0.2, self.training))[:, 0]
-
-    @torch.no_grad()
-    def folded(self) -> dict[str, Tensor]:
-        """The tensors of `network.score`, in fp16: each norm is part of the convolution before it."""
-        tensors = {"join.weight": self.join.weight, "join.bias": self.join.bias}
-        tensors |= {"out.weight": self.out.weight[0], "out.bias": self.out.bias}
-        for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            tensors[f"{number}.weight"] = convolution.weight * scale[:, None, None, None]
-            tensors[f"{number}.bias"] = norm.bias - norm.running_mean * scale
-        return {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+RIDGE = 300.0  # penalty on the weights of standardised features: chosen on dev-other
 
 
 def transmitted(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -74,85 +37,45 @@ def received(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wav * np.float32(10 ** rng.uniform(-1, 0))
 
 
-def train(
-    recordings: Sequence[np.ndarray],
-    synthetic: Sequence[np.ndarray],
-    minutes: float,
-    seed: int = 0,
-    batch: int = 32,
-    rate: float = 3e-3,
-    report: Callable[[int, float, Network], object] = lambda step, loss, network: None,
-) -> Network:
-    """A network that tells `synthetic` from `recordings`, int16 clips (l,) at 16 kHz, by the clock.
+def feature_rows(clips: Sequence[np.ndarray], seed: int | None = None) -> np.ndarray:
+    """Features (n, f) of clips (l,), float32 at 16 kHz; with a seed, of what is `received` of them."""
+    rng = np.random.default_rng(seed)
+    return np.stack([features(clip if seed is None else received(clip, rng)) for clip in clips])
 
-    Clips of both come with equal histories (codec, level, length), or these are what it learns; room, noise, level and
-    equaliser are drawn here (`received`), of ever more clips until half of the time is over.
+
+def fit(recordings: np.ndarray, synthetic: np.ndarray, iterations: int = 30) -> tuple[np.ndarray, float]:
+    """Weights (f,) and bias that tell features (m, f) of synthetic speech from those of recordings (n, f).
+
+    Clips of both come with equal histories (codec, level, length), or these are what is learnt. Both classes weigh the
+    same. Newton's method.
     """
-    torch.manual_seed(seed)
-    rng, network, start, step = np.random.default_rng(seed), Network(), time.monotonic(), 0
-    network = network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.01)
-    targets = torch.arange(batch) % 2  # recording, synthetic, recording ...
-    while (done := (time.monotonic() - start) / 60 / minutes) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 50) * max(0.02, np.cos(np.pi / 2 * done) ** 2)
-        size = int(rng.uniform(*SECONDS) * RATE)
-        waves = [_part((recordings, synthetic)[target], size, rng) for target in targets]
-        waves = np.stack([received(wav, rng) if rng.random() < 0.2 + 1.6 * done else wav for wav in waves])
-        with torch.autocast("cpu", torch.bfloat16):
-            scores = network(torch.from_numpy(features(waves)))
-        loss = nn.functional.binary_cross_entropy_with_logits(scores.float(), targets * 0.98 + 0.01)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        report(step, loss.item(), network)
-    return network.eval()
-
-
-def _part(clips: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
-    """A part of a clip that is long enough, float32 (size,)."""
-    while len(clip := clips[rng.integers(len(clips))]) < size:
-        pass
-    start = rng.integers(len(clip) - size + 1)
-    return clip[start : start + size] / np.float32(32768)
+    rows = np.concatenate([recordings, synthetic])
+    mean, scale = rows.mean(0), rows.std(0) + 1e-6
+    x = np.column_stack([(rows - mean) / scale, np.ones(len(rows))])
+    labels = np.repeat([0.0, 1.0], [len(recordings), len(synthetic)])
+    balance = np.repeat(
+        [len(rows) / 2 / len(recordings), len(rows) / 2 / len(synthetic)], [len(recordings), len(synthetic)]
+    )
+    penalty, line = np.diag([RIDGE] * rows.shape[1] + [1e-6]), np.zeros(x.shape[1])
+    for _ in range(iterations):
+        said = 1 / (1 + np.exp(-np.clip(x @ line, -50, 50)))
+        slope = x.T @ (balance * (said - labels)) + penalty @ line
+        line = line - np.linalg.solve((x.T * (balance * said * (1 - said))) @ x + penalty, slope)
+    weights = line[:-1] / scale
+    return weights, float(line[-1] - weights @ mean)
 
 
 def save(
-    network: Network,
-    folder: Path,
-    recordings: Sequence[np.ndarray],
-    synthetic: Sequence[np.ndarray],
+    file: Path,
+    weights: np.ndarray,
+    bias: float,
+    recordings: np.ndarray,
     provenance: dict[str, object],
     false_alarms: float = 0.01,
 ) -> None:
-    """Write what `detect.network.load` reads: weights, and what held-back clips (l,) say of their scores.
-
-    The threshold is one that a share `false_alarms` of the recordings passes. The calibration is a logistic regression
-    of both classes, equally weighted: probability = sigmoid(slope * score + offset).
+    """Write what `detect.network.load` reads; the threshold is what a share `false_alarms` of held-back recordings,
+    features (n, f), passes.
     """
-    weights = network.folded()
-    arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
-    found = [np.array([score(clip, arrays) for clip in side]) for side in (recordings, synthetic)]
-    values = torch.from_numpy(np.concatenate(found)).float()
-    labels = torch.cat([torch.full((len(side),), float(label)) for label, side in enumerate(found)])
-    balance = torch.cat([torch.full((len(side),), 1 / len(side)) for side in found])
-    line = torch.tensor([1.0, 0.0], requires_grad=True)
-    optimiser = torch.optim.LBFGS([line], max_iter=100)
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        logits = line[0] * values + line[1]
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, balance, reduction="sum")
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    known = {
-        "calibration": line.tolist(),
-        "threshold": float(np.quantile(found[0], 1 - false_alarms)),
-        "false_alarms": false_alarms,
-        "provenance": provenance,
-    }
-    save_checkpoint(folder, weights, {"format": "ms-detector-1", **known})
+    threshold = float(np.quantile(recordings @ weights + bias, 1 - false_alarms))
+    known = {"weights": weights.tolist(), "bias": bias, "threshold": threshold, "false_alarms": false_alarms}
+    write_json(file, {**known, "codec_sha256": sha256(CODEC), "provenance": provenance})
