@@ -43,13 +43,15 @@ class CodebookPrior(nn.Module):
 
     def known(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t c"]:
         """Sum of the code vectors that are known; MASK counts as zero."""
-        index = torch.arange(codes.shape[1], device=codes.device)[:, None]
-        return self.codebooks[index, codes].sum(1)
+        return self._vectors(codes).sum(1)
 
     def partial_sums(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b m t c"]:
         """Code vectors summed over the first 0, 1, ..., N layers: m = N + 1."""
+        return F.pad(self._vectors(codes).cumsum(1), (0, 0, 0, 0, 1, 0))
+
+    def _vectors(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b n t c"]:
         index = torch.arange(codes.shape[1], device=codes.device)[:, None]
-        return F.pad(self.codebooks[index, codes].cumsum(1), (0, 0, 0, 0, 1, 0))
+        return self.codebooks[index, codes].float()  # an export may hold them in fp16
 
     def embed(self, known: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
         return self.in_proj(known / self.scale[0])
@@ -63,7 +65,7 @@ class CodebookPrior(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):  # distances need more than bf16's three digits
             x = x.float()
-            residual = torch.bmm(x, self.residual[layer])  # (b, t, c), standard units
+            residual = torch.bmm(x, self.residual.index_select(0, layer).float())  # (b, t, c), standard units
             residual = residual if copied is None else residual + copied
             weighted, half_norm = self.geometry(layer)
             confidence = self.confidence(x).gather(-1, layer[:, None, None].expand(-1, x.shape[1], 1)).exp()
@@ -71,7 +73,9 @@ class CodebookPrior(nn.Module):
 
     def geometry(self, layer: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b bins c"], Float[Tensor, "b 1 bins"]]:
         """What the logits of a layer need that no input decides: code vectors by precision, and half their norms."""
-        book = self.codebooks[layer, :-1] / self.scale[layer][:, None]  # (b, bins, c), standard units
+        book = (
+            self.codebooks.index_select(0, layer)[:, :-1].float() / self.scale[layer][:, None]
+        )  # (b, bins, c), standard units
         weighted = book * (GAIN * self.log_precision[layer]).exp()[:, None]
         return weighted, (weighted * book).sum(-1)[:, None] / 2 * (GAIN * self.norm_weight[layer, None, None])
 

@@ -6,6 +6,8 @@ choice; the predictor's two convolutions and its loss, the squared error of log(
 base.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -26,9 +28,9 @@ class PhoneEncoder(nn.Module):
             for _ in range(config.text_layers)
         )
 
-    def forward(self, phones: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
-        """Id 0 is padding."""
-        mask = phones != 0
+    def forward(self, phones: Int[Tensor, "b p"], padded: bool = True) -> Float[Tensor, "b p d"]:
+        """Id 0 is padding, of which there is none where not `padded`."""
+        mask = phones != 0 if padded else None
         x = self.embedding(phones)  # (b, p, d)
         for block in self.blocks:
             x = block(x, mask)
@@ -48,9 +50,12 @@ class DurationExtractor(nn.Module):
         self.duration = nn.Linear(1, config.dim)
         self.block = ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
 
-    def forward(self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+    def forward(
+        self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], padded: bool = True
+    ) -> Float[Tensor, "b p d"]:
+        """`padded` as in `PhoneEncoder`."""
         x = self.embedding(phones) + self.duration(torch.log1p(durations.float())[..., None])
-        return self.block(x, phones != 0)
+        return self.block(x, phones != 0 if padded else None)
 
 
 class DurationPredictor(nn.Module):
@@ -72,9 +77,9 @@ class DurationPredictor(nn.Module):
     def forward(
         self,
         states: Float[Tensor, "b p d"],
-        mask: Bool[Tensor, "b p"] | None,
-        prompt: Float[Tensor, "b s d"] | None,
-        prompt_mask: Bool[Tensor, "b s"] | None,
+        mask: Bool[Tensor, "b p"] | None = None,
+        prompt: Float[Tensor, "b s d"] | None = None,
+        prompt_mask: Bool[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b p"]:
         """Predicted log(d + 1); `prompt` are the DurationExtractor's states, None where the config has none.
 
@@ -89,19 +94,40 @@ class DurationPredictor(nn.Module):
         return self.out(x)[..., 0]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """What the length regulator does: the phone of each frame, and where in its phone a frame lies (our addition)."""
+
+    phone: Int[Tensor, "b t"]
+    position: Float[Tensor, "b t 2"]  # from 0 to 1, and log(d + 1)
+    mask: Bool[Tensor, "b t"] | None  # False beyond the end; None: nothing is padded
+
+    @classmethod
+    def of(cls, durations: Int[Tensor, "b p"], frames: int) -> "Frames":
+        """Each phone for its duration, padded to `frames`."""
+        ends = durations.cumsum(1)  # (b, p)
+        time = torch.arange(frames, device=durations.device).expand(len(durations), -1).contiguous()  # (b, t)
+        phone = torch.searchsorted(ends, time, right=True).clamp_max(durations.shape[1] - 1)  # (b, t)
+        mask = time < ends[:, -1:]
+        length = durations.gather(1, phone).float()
+        start = ends.gather(1, phone).float() - length
+        position = torch.stack([(time - start + 0.5) / length.clamp_min(1), torch.log1p(length)], -1)
+        return cls(phone, position * mask[..., None], mask)
+
+    def expand(self, states: Float[Tensor, "b p d"]) -> Float[Tensor, "b t d"]:
+        """Each phone's state repeated for its duration; zero beyond the end."""
+        expanded = states.gather(1, self.phone[..., None].expand(-1, -1, states.shape[-1]))
+        return expanded if self.mask is None else expanded * self.mask[..., None]
+
+    def phones(self, phones: Int[Tensor, "b p"]) -> Int[Tensor, "b t"]:
+        """The phone id spoken in each frame, 0 beyond the end."""
+        spoken = phones.gather(1, self.phone)
+        return spoken if self.mask is None else spoken * self.mask
+
+
 def length_regulate(
     states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t 2"]]:
-    """The length regulator: each phone's state repeated for its duration, padded with zeros to `frames`.
-
-    Also returns where in its phone a frame lies: (position from 0 to 1, log(d + 1)); our addition.
-    """
-    ends = durations.cumsum(1)  # (b, p)
-    position = torch.arange(frames, device=states.device).expand(len(states), -1).contiguous()  # (b, t)
-    phone = torch.searchsorted(ends, position, right=True).clamp_max(states.shape[1] - 1)  # (b, t)
-    real = (position < ends[:, -1:])[..., None]
-    expanded = states.gather(1, phone[..., None].expand(-1, -1, states.shape[-1]))  # (b, t, d)
-    length = durations.gather(1, phone).float()
-    start = ends.gather(1, phone).float() - length
-    position_in_phone = torch.stack([(position - start + 0.5) / length.clamp_min(1), torch.log1p(length)], -1)
-    return expanded * real, position_in_phone * real
+    """The length regulator: states repeated for their durations, padded with zeros to `frames`; `Frames.position`."""
+    regulated = Frames.of(durations, frames)
+    return regulated.expand(states), regulated.position

@@ -12,9 +12,9 @@ from ms_core.additions import VoiceModulation
 from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
 from ms_core.codec import Codec
 from ms_core.config import CodecConfig, DecodingConfig, ModelConfig, parse
-from ms_core.encoder import DurationExtractor, DurationPredictor, PhoneEncoder, length_regulate
+from ms_core.encoder import DurationExtractor, DurationPredictor, Frames, PhoneEncoder
 from ms_core.layers import lengths_to_mask
-from ms_core.prompt import Condition, PromptStates, SpeakerPrompt, frame_phones
+from ms_core.prompt import Condition, PromptStates, SpeakerPrompt
 from ms_core.smd import SpeechMaskDecoder, apply_mask
 from ms_core.speaker import SpeakerEncoder
 from ms_core.text import LANGUAGES, PHONES, phone_table
@@ -39,6 +39,7 @@ class VoiceStates:
     prompt: PromptStates
     durations: Float[Tensor, "b q d"] | None
     duration_mask: Bool[Tensor, "b q"]
+    decoder: SpeechMaskDecoder | None = None  # of a voice that was adapted to; else the model's own
 
 
 def duration_loss(
@@ -97,24 +98,35 @@ class MobileSpeechModel(nn.Module):
         durations: Int[Tensor, "b q"],
     ) -> VoiceStates:
         """Encode a prompt once: states, attention keys and values, duration states."""
-        frames = codes.shape[-1]
-        lengths = durations.sum(1)
-        mask = lengths_to_mask(lengths, frames)
-        states, mean = self.prompt(self.smd.embed(codes), frame_phones(phones, durations, frames), mask)
+        words = None if self.smd.copy is None else self.text(phones)
+        prompt = self.prompt_states(codes, phones, Frames.of(durations, codes.shape[-1]), words)
+        duration_states = None if self.extractor is None else self.extractor(phones, durations)
+        return VoiceStates(prompt, duration_states, phones != 0)
+
+    def prompt_states(
+        self,
+        codes: Int[Tensor, "b n s"],
+        phones: Int[Tensor, "b q"],
+        frames: Frames,
+        words: Float[Tensor, "b q d"] | None,
+    ) -> PromptStates:
+        """What the decoder needs of a prompt; words: its text states, for `PromptCopy`."""
+        mask = frames.mask
+        lengths = None if mask is None else mask.sum(1)
+        states, mean = self.prompt(self.smd.embed(codes), frames.phones(phones), mask)
         attention = self.prompt.attention
         cross = None if attention is None else attention.keys_values(states)
         prefix = tuple(b.attention.prompt_cache(states, lengths) for b in self.smd.blocks) if self.config.prefix else ()
         copy = content_keys = None
         if self.smd.copy is not None:
             copy = self.smd.copy.keys(states), self.smd.prior.partial_sums(codes)
-            content_keys = self.smd.copy.content_keys(self._regulated(self.text(phones), durations, frames))
+            content_keys = self.smd.copy.content_keys(self._regulated(words, frames))
         modulation = None
         if self.modulation is not None:
-            embedding = None if self.speaker is None else self.speaker(self.smd.prior.known(codes), mask)
-            modulation = self.modulation(states, mask, embedding)
-        duration_states = None if self.extractor is None else self.extractor(phones, durations)
-        prompt = PromptStates(mask, mean, cross, prefix, copy, content_keys, modulation)
-        return VoiceStates(prompt, duration_states, phones != 0)
+            real = torch.ones_like(states[..., 0], dtype=torch.bool) if mask is None else mask
+            embedding = None if self.speaker is None else self.speaker(self.smd.prior.known(codes), real)
+            modulation = self.modulation(states, real, embedding)
+        return PromptStates(mask, mean, cross, prefix, copy, content_keys, modulation)
 
     def predict_durations(
         self, states: Float[Tensor, "b p d"], phones: Int[Tensor, "b p"], voice: VoiceStates
@@ -134,8 +146,13 @@ class MobileSpeechModel(nn.Module):
 
         sharpness: above 1, `PromptCopy` copies fewer frames than in training (`DecodingConfig.copy_sharpness`).
         """
-        text = self._regulated(states, durations, frames)
-        prompt, copy = voice.prompt, self.smd.copy
+        return self.condition(states, Frames.of(durations, frames), voice.prompt, sharpness)
+
+    def condition(
+        self, states: Float[Tensor, "b p d"], frames: Frames, prompt: PromptStates, sharpness: float = 1.0
+    ) -> Condition:
+        """`expand` where it is known to which phone a frame belongs."""
+        text, copy = self._regulated(states, frames), self.smd.copy
         row = self.prompt.attend(text, prompt)
         if copy is None:
             return Condition(row, prompt)
@@ -143,11 +160,8 @@ class MobileSpeechModel(nn.Module):
         row = row + copy.preview(content_scores, prompt.copy[1], prompt.mask)
         return Condition(row, prompt, content_scores, sharpness)
 
-    def _regulated(
-        self, states: Float[Tensor, "b p d"], durations: Int[Tensor, "b p"], frames: int
-    ) -> Float[Tensor, "b t d"]:
-        expanded, position = length_regulate(states, durations, frames)
-        return expanded + self.position_in_phone(position)
+    def _regulated(self, states: Float[Tensor, "b p d"], frames: Frames) -> Float[Tensor, "b t d"]:
+        return frames.expand(states) + self.position_in_phone(frames.position)
 
     def forward(
         self,

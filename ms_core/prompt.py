@@ -8,7 +8,6 @@ prompt, and the mean of the prompt states is added to every frame.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -21,10 +20,10 @@ class PromptStates:
     """All that the decoder needs of a voice; computed once and kept."""
 
     mask: Bool[Tensor, "b s"] | None
-    mean: Float[Tensor, "b d"]
+    mean: Float[Tensor, "b d"] | None  # None where a text's frames have it already
     cross: Cache | None  # keys and values for the text's cross-attention
     prefix: tuple[Cache, ...]  # of each Conformer layer; empty when the config has no prefix
-    copy: Cache | None = None  # for the SMD's PromptCopy: keys (b, h, s, c), latents by layer (b, n + 1, s, c)
+    copy: tuple[Tensor | None, Tensor] | None = None  # for PromptCopy: keys (b, h, s, c), latents (b, n + 1, s, c)
     content_keys: Float[Tensor, "b h s c"] | None = None  # for PromptCopy: of the prompt's words
     modulation: Float[Tensor, "b l 2 d"] | None = None  # scale and shift of each SMD block, see `VoiceModulation`
 
@@ -54,12 +53,14 @@ class SpeakerPrompt(nn.Module):
         self.attention = Attention(config.dim, config.heads) if config.cross_attention else None
 
     def forward(
-        self, embedded: Float[Tensor, "b s d"], phones: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"]
+        self, embedded: Float[Tensor, "b s d"], phones: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"] | None
     ) -> tuple[Float[Tensor, "b s d"], Float[Tensor, "b d"]]:
         """Prompt states and their mean; `phones` names the phone of each frame."""
         x = embedded + self.phone(phones)
         for block in self.blocks:
             x = block(x, mask)
+        if mask is None:
+            return x, self.mean(x.mean(1))
         weight = mask[..., None] / mask.sum(1).clamp_min(1)[:, None, None]
         return x, self.mean((x * weight).sum(1))
 
@@ -69,11 +70,3 @@ class SpeakerPrompt(nn.Module):
         if self.attention is None:
             return text
         return text + self.attention.cross(self.norm(text), prompt.cross, prompt.mask)
-
-
-def frame_phones(phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], frames: int) -> Int[Tensor, "b t"]:
-    """The phone id spoken in each frame, 0 beyond the end."""
-    ends = durations.cumsum(1)
-    position = torch.arange(frames, device=phones.device).expand(len(phones), -1).contiguous()
-    index = torch.searchsorted(ends, position, right=True)
-    return phones.gather(1, index.clamp_max(phones.shape[1] - 1)) * (position < ends[:, -1:])

@@ -56,7 +56,7 @@ class SpeechMaskDecoder(nn.Module):
         known: what `prior.known(codes)` gave, where it is at hand.
         """
         offset = torch.arange(codes.shape[1], device=codes.device)[:, None] * (self.bins + 1)
-        x = self.embedding(codes + offset).sum(1)  # (b, t, d)
+        x = self.embedding(codes + offset).float().sum(1)  # (b, t, d); an export may hold its tables in fp16
         if self.prior is None:
             return x
         return x + self.prior.embed(self.prior.known(codes) if known is None else known)
@@ -66,7 +66,7 @@ class SpeechMaskDecoder(nn.Module):
         condition: Condition,
         codes: Int[Tensor, "b n t"],
         layer: Int[Tensor, " b"],
-        mask: Bool[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"] | None,
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits of layer `layer` (0-based, one for each example), and the predicted residual of the codec's latent."""
         return self.logits(*self.states(condition, codes, layer, mask), layer)
@@ -76,7 +76,7 @@ class SpeechMaskDecoder(nn.Module):
         condition: Condition,
         codes: Int[Tensor, "b n t"],
         layer: Int[Tensor, " b"],
-        mask: Bool[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"] | None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t c"] | None]:
         """What `logits` asks for: states, and what `PromptCopy` copied."""
         known = None if self.prior is None else self.prior.known(codes)
@@ -97,7 +97,8 @@ class SpeechMaskDecoder(nn.Module):
         self, x: Float[Tensor, "b t d"], copied: Float[Tensor, "b t c"] | None, layer: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b t bins"], Float[Tensor, "b t c"] | None]:
         """Logits and predicted residual from the `states` of any frames."""
-        logits = torch.baddbmm(self.bias[layer], x, self.head[layer])  # (b, t, bins)
+        head, bias = self.head.index_select(0, layer).float(), self.bias.index_select(0, layer)
+        logits = torch.baddbmm(bias, x, head)  # (b, t, bins)
         if self.prior is None:
             return logits, None
         prior, residual = self.prior(x, layer, copied)

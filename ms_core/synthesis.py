@@ -1,6 +1,7 @@
 """The public face of the package: a trained codec and model speak through PyTorch, and enrol voices."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
@@ -25,12 +26,12 @@ from ms_core.recogniser import EvaluatorError, recogniser
 from ms_core.script import Passage
 from ms_core.synthesizer import CHUNK_PHONES, Synthesizer
 from ms_core.text import PHONES, phone_ids
-from ms_core.tokens import Tokens, Voice
+from ms_core.tokens import Tokens, Voice, VoiceError
 
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
-PROMPT_SECONDS = 3.0  # the paper's prompt length
+PROMPT_SECONDS = 10.0  # of a recording, at most: SIM rises with each second up to 8 (results/mini/robustness.md)
 BATCH_FRAMES = 16_384  # of the grids that `synthesize_batch` fills at once, padding included; memory grows with it
 
 
@@ -84,7 +85,7 @@ class MobileSpeech(Synthesizer):
         Args:
             prompt: an audio file, samples at `sample_rate`, or (samples, their rate); 1 to 30 s of clear speech.
             text: what is said in it; where None, whisper-base hears it, and `meta["text"]` of the voice says what.
-            seconds: use the first words of about this length, as the model was trained on; None keeps all.
+            seconds: use the first words of about this length, 3 for the paper's protocol; None keeps all.
 
         Raises AudioError (unusable recording), TextError (unreadable text), AlignmentError (they do not match), or
         EvaluatorError (no text, and no recogniser either).
@@ -110,7 +111,27 @@ class MobileSpeech(Synthesizer):
     @torch.inference_mode()
     def _encode_voice(self, voice: Voice) -> VoiceStates:
         arrays = (voice.codes, np.array(phone_ids(voice.phones)), np.array(voice.durations))
-        return self.model.voice(*(torch.from_numpy(x)[None].long().to(self.device) for x in arrays))
+        tokens = [torch.from_numpy(x)[None].long().to(self.device) for x in arrays]
+        if not voice.adapter:
+            return self.model.voice(*tokens)
+        model = self._adapted(voice)
+        return replace(model.voice(*tokens), decoder=model.smd)
+
+    def _adapted(self, voice: Voice) -> MobileSpeechModel:
+        """A copy of the model with a voice's low-rank changes. Raises VoiceError for those of another model."""
+        if voice.meta.get("adapted_to") != self.checkpoint:
+            raise VoiceError(
+                f"this voice was adapted to model {voice.meta.get('adapted_to', '(unknown)')[:12]}, this one is "
+                f"{self.checkpoint[:12]}: enrol and adapt again"
+            )
+        model = deepcopy(self.model)
+        try:
+            for name in sorted({name.rpartition(".")[0] for name in voice.adapter}):
+                a, b = (torch.from_numpy(voice.adapter[f"{name}.{part}"]).to(self.device) for part in ("a", "b"))
+                model.smd.blocks.get_submodule(name).weight += b @ a
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise VoiceError(f"this voice's changes do not fit the model ({error}): enrol and adapt again") from None
+        return model
 
     @torch.inference_mode()
     def _encode_text(self, ids: np.ndarray, states: VoiceStates) -> tuple[torch.Tensor, np.ndarray]:
@@ -125,11 +146,12 @@ class MobileSpeech(Synthesizer):
 
     def run_pass(self, condition: Condition, states: VoiceStates):
         mask = torch.ones(condition.text.shape[:2], dtype=torch.bool, device=self.device)
+        decoder = states.decoder or self.model.smd
 
         @torch.inference_mode()
         def run(codes: np.ndarray, layer: int, frames: np.ndarray) -> np.ndarray:
             grid = torch.from_numpy(codes)[None].to(self.device)
-            logits, _ = self.model.smd(condition, grid, torch.full((1,), layer, device=self.device), mask)
+            logits, _ = decoder(condition, grid, torch.full((1,), layer, device=self.device), mask)
             return logits[0, torch.from_numpy(frames).to(self.device)].float().cpu().numpy()
 
         return run
@@ -156,7 +178,10 @@ class MobileSpeech(Synthesizer):
         passages = [self.read(text, asked) for text in texts]
         by_voice = sorted(range(len(texts)), key=lambda i: id(voices[i]))  # each is encoded once
         read = {i: self._grids(passages[i], voices[i], seed, asked) for i in by_voice}
-        for together in _together([grid for grids in read.values() for grid in grids]):
+        grids = [grid for some in read.values() for grid in some]
+        if any(grid.part.voice.adapter for grid in grids):  # each has a decoder of its own
+            return super().speak_batch(texts, voices, seed, steps, **controls)
+        for together in _together(grids):
             self._fill(together, *passes)
         return [self._join(passages[i], read[i]) for i in range(len(texts))]
 

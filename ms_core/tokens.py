@@ -26,6 +26,7 @@ BOUNDARY_IDS = frozenset(phone_ids(["_", ",", "."]))
 COMMA_SECONDS, STOP_SECONDS = 0.08, 0.25  # a silence this long between words may be written "," or "." in training
 PHRASE_WORDS = 3  # of a short target between pauses, at most
 PAD_TO = 32  # frames or phones, to multiples of which a batch is filled up
+ADAPTER = "adapter."  # before the names of a voice file's low-rank changes
 VOICE_BYTES = 1 << 20  # a larger voice file is refused
 VOICE_FRAMES = 75 * 60  # a longer prompt too, since attention's cost is quadratic: a minute at the paper's frame rate
 
@@ -70,18 +71,24 @@ class VoiceError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """An enrolled speaker: the prompt's codes (n, t), phones with their durations in frames, and where it came from."""
+    """An enrolled speaker: the prompt's codes (n, t), phones with their durations in frames, and where it came from.
+
+    adapter: low-rank changes of the decoder's matrices that were learnt from the prompt (`training.adapt`), by name:
+    `<layer>.a` (r, in) and `<layer>.b` (out, r); empty for a voice that was only enrolled.
+    """
 
     codes: np.ndarray
     phones: tuple[str, ...]
     durations: tuple[int, ...]
     token_digest: str
     meta: dict[str, str] = field(default_factory=dict)
+    adapter: dict[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; a failure leaves nothing behind."""
         columns = {"codes": self.codes, "phones": phone_ids(self.phones), "durations": self.durations}
         arrays = {name: np.ascontiguousarray(column, dtype=np.int16) for name, column in columns.items()}
+        arrays |= {f"{ADAPTER}{name}": np.ascontiguousarray(x, np.float16) for name, x in self.adapter.items()}
         meta = {**self.meta, "format": "ms-voice-1", "token_digest": self.token_digest}
         write_atomic(Path(path), lambda temporary: save_file(arrays, temporary, metadata=meta))
 
@@ -97,17 +104,20 @@ class Voice:
             with safe_open(path, "np") as file:
                 meta = dict(file.metadata() or {})
                 codes, phones, frames = (file.get_tensor(k).astype(np.int64) for k in ("codes", "phones", "durations"))
+                changes = [name for name in file.keys() if name.startswith(ADAPTER)]  # noqa: SIM118
+                adapter = {name.removeprefix(ADAPTER): file.get_tensor(name).astype(np.float32) for name in changes}
         except (SafetensorError, OSError) as error:
             raise VoiceError(f"{path}: not a voice file ({error})") from None
         good = meta.pop("format", "") == "ms-voice-1" and codes.ndim == 2 and phones.shape == frames.shape
         good = good and all(x.size and int(x.min()) >= 0 for x in (codes, phones, frames))
         good = good and phones.ndim == 1 and int(phones.max()) < len(PHONES)
+        good = good and all(x.ndim == 2 and np.isfinite(x).all() for x in adapter.values())
         if not good or int(frames.sum()) != codes.shape[1]:
             raise VoiceError(f"{path}: not a voice file of this version (format, shapes or durations are wrong)")
         if codes.shape[1] > VOICE_FRAMES:
             raise VoiceError(f"{path}: {codes.shape[1]} frames are too many for a voice (at most {VOICE_FRAMES})")
         names = tuple(PHONES[i] for i in phones)
-        return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta)
+        return cls(codes, names, tuple(frames.tolist()), meta.pop("token_digest", ""), meta, adapter)
 
 
 def shipped_voice(name: str | int | Path) -> Path | None:

@@ -447,7 +447,7 @@ def test_a_sweep_is_one_command_and_one_file(pair, tmp_path, monkeypatch):
     assert ("mobilespeech-tiny-steps2", "rtf_total", "bench-1s", 1) in found
     assert ("mobilespeech-tiny-bf16", "token_agreement_forced", "model", 1) in found
     assert found["mobilespeech-tiny", "params", "model", 1].value > 1000
-    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("MS_HOME", str(tmp_path))
     (tmp_path / "results" / "smoke").mkdir(parents=True)
     out.rename(tmp_path / "results" / "smoke" / "sweep.json")
     good("report", "--preset", "smoke")
@@ -514,11 +514,12 @@ def test_export_writes_a_folder_that_speaks_without_torch(pair, voice, tmp_path)
 
 
 def test_report_writes_tables_and_checks_them(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "RESULTS", tmp_path)
-    (tmp_path / "smoke").mkdir()
-    good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 1, "--out", tmp_path / "smoke" / "bench.json")
+    monkeypatch.setenv("MS_HOME", str(tmp_path))
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    good("bench", "--model", pair, "--seconds", 0.5, "--repeats", 1, "--out", folder / "bench.json")
     assert "main.md is missing" in refused("report", "--preset", "smoke", "--check")
     assert good("report", "--preset", "smoke").splitlines()[0].endswith("main.md")
     good("report", "--preset", "smoke", "--check")
-    (tmp_path / "smoke" / "main.md").write_text("edited by hand")
+    (folder / "main.md").write_text("edited by hand")
     assert "differs from its records" in refused("report", "--preset", "smoke", "--check")

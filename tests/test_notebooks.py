@@ -211,7 +211,9 @@ def test_papermill_takes_an_override_of_each_kind(tmp_path, name, last, override
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     end = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and last in cell.source)
     cells = [cell for cell in notebook.cells[: end + 1] if cell.cell_type == "code"]
-    cells = [cell for cell in cells if "train_codec" not in cell.source and "check" not in tags(cell)]
+    for cell in cells:
+        cell.source = cell.source.replace("training_runs.train_codec(preset, replace=True)", "pass")
+    cells = [cell for cell in cells if "check" not in tags(cell)]
     notebook.cells = [*cells, nbformat.v4.new_code_cell(probe)]
     nbformat.write(notebook, tmp_path / "in.ipynb")
     command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", *overrides, "--no-progress-bar"]

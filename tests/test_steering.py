@@ -142,7 +142,7 @@ def test_rhythm_of_one_voice_and_timbre_of_another(tts) -> None:
     assert pitch(spoken[fast].wav) < 0.75 * pitch(own[fast].wav)  # a man's voice with a woman's rhythm
     metrics = pytest.importorskip("ms_core.evaluation.metrics")
     if "sim_campp" in metrics.available(["sim_campp"])[0]:
-        encoder, prompt = metrics.judge("sim_campp"), tts.decode(tts.load_voice(MAN).codes)
+        encoder, prompt = metrics.evaluator("sim_campp"), tts.decode(tts.load_voice(MAN).codes)
         heard = spoken[fast].wav
         assert encoder.similarity(heard, prompt) > encoder.similarity(heard, tts.decode(fast.codes)) + 0.2
 

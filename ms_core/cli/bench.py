@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,11 @@ from ms_core.cli.common import (
     load_config,
     parse_numbers,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ms_core.evaluation.records import Record
 
 
 @command("bench")
@@ -81,9 +86,9 @@ def bench(
     from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.config import load_preset
     from ms_core.data.corpora import read_cuts
-    from ms_core.evaluation.bench import bench as run
-    from ms_core.evaluation.bench import bench_records, footprint_records, training_records
-    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.evaluation.bench import footprint_records, training_records
+    from ms_core.evaluation.eval_set import PROMPT_SECONDS
+    from ms_core.evaluation.records import Provenance
     from ms_core.synthesis import MobileSpeech
 
     tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
@@ -94,16 +99,16 @@ def bench(
         prompt, prompt_text = Path(cut.recording.sources[0].source), cut.supervisions[0].text
     provenance = Provenance.of(trained["name"], folder, seed, tts.decoding.digest(), threads, device)
     system = f"mobilespeech-{trained['name']}"
-    if sweep:
-        from ms_core.evaluation import sweep as sweeps
+    from ms_core.evaluation import sweep as sweeps
 
+    cells = [sweeps.Cell(seconds, threads)]
+    if sweep:
         cells = sweeps.plan(swept[0] or sweeps.SECONDS, swept[1] or sweeps.PASSES, seconds, tts.decoding.steps)
-        timed = sweeps.sweep(tts, prompt, prompt_text, cells, repeats, seed)
-        records = sweeps.sweep_records(tts, timed, provenance, system)
-        records += sweeps.agreement_records(tts, tts.voice(prompt, text=prompt_text), provenance, system)
-    else:
-        result = run(tts, prompt, prompt_text, seconds, threads, repeats, seed)
-        records = bench_records(result, provenance, system, seconds)
+    records = sweeps.sweep_records(
+        tts, sweeps.sweep(tts, prompt, prompt_text, cells, repeats, seed), provenance, system
+    )
+    if sweep:
+        records += sweeps.precision_records(tts, tts.voice(prompt, prompt_text, PROMPT_SECONDS), provenance, system)
     records += footprint_records(folder / "model" / "weights.safetensors", provenance, system)
     records += training_records(trained, provenance, system)
     if peers:
@@ -111,15 +116,13 @@ def bench(
 
         comparisons = compare(tts, prompt, prompt_text, seconds, threads, repeats, seed)
         records += comparison_records(comparisons, provenance, system, seconds)
-    if out is not None:
-        write_records(out, records)
-    if as_json:
-        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
-        return
-    for record in records:
-        peer = f"{record.name}\t" * (record.name != system)
-        peer = f"{record.place}\t{record.threads}\t{peer}" if sweep else peer
-        typer.echo(f"{peer}{record.metric}\t{record.value:g}\t{record.unit}")
+
+    def row(record: "Record") -> str:
+        of_peer = f"{record.name}\t" * (record.name != system)
+        place = f"{record.place}\t{record.threads}\t" * sweep
+        return f"{place}{of_peer}{record.metric}"
+
+    _show(records, out, as_json, row)
 
 
 def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
@@ -132,7 +135,7 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
         return
     from ms_core.evaluation.bench import torch_threads
     from ms_core.evaluation.bench_training import speed_records
-    from ms_core.evaluation.records import Provenance, write_records
+    from ms_core.evaluation.records import Provenance
     from ms_core.training.speed import measure_preset
 
     with torch_threads(threads):
@@ -144,13 +147,19 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
     device = "cuda" if torch.cuda.is_available() else "cpu"
     provenance = Provenance.of(config.name, None, seed, config.digest(), threads, device)
     records = speed_records(timings, provenance, processes, speech)
+    _show(records, out, as_json, lambda record: record.metric)
+
+
+def _show(records: "list[Record]", out: Path | None, as_json: bool, row: "Callable[[Record], str]") -> None:
+    from ms_core.evaluation.records import write_records
+
     if out is not None:
         write_records(out, records)
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     for record in records:
-        typer.echo(f"{record.metric}\t{record.value:g}\t{record.unit}")
+        typer.echo(f"{row(record)}\t{record.value:g}\t{record.unit}")
 
 
 @command("cost")
@@ -162,11 +171,7 @@ def cost(
     if out is not None:
         check_out(out, ".json")
     from ms_core.evaluation.costs import cost_records, cost_table
-    from ms_core.evaluation.records import write_records
 
     records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
-    if out is not None:
-        write_records(out, records)
-    for record in records:
-        typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}\t{record.unit}")
+    _show(records, out, False, lambda record: f"{record.system}\t{record.metric}")
     typer.echo("\n" + cost_table(records), nl=False)

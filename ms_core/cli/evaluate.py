@@ -17,6 +17,7 @@ class Conditions(StrEnum):
     hard_texts = "hard-texts"
     noisy_prompts = "noisy-prompts"
     prompt_lengths = "prompt-lengths"
+    adaptation = "adaptation"
     exports = "exports"
     authors_clips = "authors-clips"
 
@@ -27,7 +28,8 @@ def evaluate(
     model: Model = "mini",
     split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
     conditions: Annotated[
-        Conditions, typer.Option(help="Also: hard texts, noisy prompts, prompts of 1 to 8 s, exports, authors' clips.")
+        Conditions,
+        typer.Option(help="Which study, if not the split as it is."),
     ] = Conditions.plain,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
@@ -99,6 +101,10 @@ def evaluate(
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
+        if conditions is Conditions.adaptation:
+            from ms_core.training.adapt import STEPS, adapt
+
+            options |= {"adapt": adapt, "steps": STEPS}
         experiment = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
         records = evaluate_experiment(tts, system, experiment, out, provenance, chosen or METRICS, keep_audio)
     for record in records:

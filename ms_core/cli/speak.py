@@ -56,7 +56,7 @@ def synth(
     model: Model = "mini",
     seed: Seed = 0,
     steps: Steps = None,
-    prompt_seconds: PromptSeconds = 3.0,
+    prompt_seconds: PromptSeconds = 10.0,
     device: Device = "cpu",
     speed: Annotated[float, typer.Option(help="Tempo, 0.5 to 2; the pitch stays.")] = 1.0,
     variety: Annotated[float, typer.Option(help="0 to 1: how much seeds differ; 0 always says it the same.")] = 0.0,
@@ -123,7 +123,11 @@ def voice(
     prompt_text: PromptText = None,
     out: Annotated[Path | None, typer.Option(help="Voice file (.safetensors) to write.")] = None,
     model: Model = "mini",
-    prompt_seconds: PromptSeconds = 3.0,
+    prompt_seconds: PromptSeconds = 10.0,
+    adapt: Annotated[
+        int,
+        typer.Option(min=0, max=400, help="Gradient steps on the prompt: 40, with --prompt-seconds 10."),
+    ] = 0,
     listed: Annotated[bool, typer.Option("--list", help="Instead: list the voices that the package has.")] = False,
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
@@ -145,6 +149,10 @@ def voice(
 
     tts = MobileSpeech.from_pretrained(model)
     speaker = enrolled(tts, prompt, prompt_text, prompt_seconds)
+    if adapt:
+        from ms_core.training.adapt import adapt as adapted
+
+        speaker = adapted(tts, speaker, adapt)
     speaker.save(out)
     seconds = speaker.codes.shape[1] / tts.codec.config.frame_rate
     typer.echo(f"{out}: {len(speaker.phones)} phones, {speaker.codes.shape[1]} frames, {seconds:.2f} s of the prompt")

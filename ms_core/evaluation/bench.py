@@ -5,19 +5,17 @@ the passes of the speech mask decoder, and the codec decoder; enrolling a voice 
 """
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 
 from ms_core.checkpoint import total_training_hours
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
-from ms_core.export.runtime.memory import peak_rss_mb
 
 PASSAGE = (  # ours
     "the old bridge over the river was built of grey stone and every spring the water rose almost to the road "
@@ -60,49 +58,6 @@ def text_of_length(tts, voice, seconds: float, seed: int = 0) -> str:
     return passage(round(FIRST_WORDS * seconds * tts.sample_rate / len(first)))
 
 
-def bench(
-    tts,
-    prompt: np.ndarray | Path,
-    prompt_text: str,
-    seconds: float = 10.0,
-    threads: int = 1,
-    repeats: int = 5,
-    seed: int = 0,
-) -> dict[str, object]:
-    """Time a synthesiser on a text that takes it about `seconds` to say; on its device and `threads` torch threads.
-
-    On a GPU each part ends when the device has done it (`Synthesizer._wait`).
-
-    prompt: recording or its path, with what is said in it. Returns `audio_seconds` and, one number a repeat in seconds,
-    `voice` (enrolment), `total` (text to waveform with the voice in hand) and each part that the synthesiser reports in
-    `timings`; `passes` (SMD passes, where reported) and `peak_rss_mb` of the whole process since the start of the run.
-    Raises ValueError for a length, thread or repeat count below one.
-    """
-    if seconds <= 0 or threads < 1 or repeats < 1:
-        raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
-    with torch_threads(threads):
-        reset = reset_peak_rss()
-        voice = tts.voice(prompt, text=prompt_text)
-        text = text_of_length(tts, voice, seconds, seed)
-        tts.synthesize(text, voice, seed=seed)  # warm-up at this length
-        runs: dict[str, list[float]] = {"voice": [], "total": []}
-        passes, audio_seconds = None, 0.0
-        for _ in range(repeats):
-            start = time.perf_counter()
-            voice = tts.voice(prompt, text=prompt_text)
-            enrolled = time.perf_counter()
-            timings: dict[str, float] = {}
-            wav = tts.synthesize(text, voice, seed=seed, timings=timings)
-            runs["total"].append(time.perf_counter() - enrolled)
-            runs["voice"].append(enrolled - start)
-            passes = timings.pop("passes", passes)
-            for part, value in timings.items():
-                runs.setdefault(part, []).append(float(value))
-            audio_seconds = len(wav) / tts.sample_rate
-        rest = {"audio_seconds": audio_seconds, "passes": passes, "peak_rss_mb": peak_rss_mb(), "rss_was_reset": reset}
-        return {**runs, **rest}
-
-
 @contextmanager
 def counting_flops() -> Iterator[Any]:
     """torch's counter of floating-point operations, of which a multiply-add is two: `.get_total_flops()`.
@@ -130,7 +85,6 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     Fourier transforms after the codec's network do not. Raises ValueError for a length that is not positive.
     """
     from ms_core.export.graphs import graphs
-    from ms_core.synthesis import PROMPT_SECONDS
 
     if seconds <= 0:
         raise ValueError(f"seconds {seconds}: give a positive length")
@@ -164,50 +118,35 @@ def multiply_add_records(counts: dict[str, float], provenance: Provenance, syste
 
 
 def bench_records(
-    result: dict[str, object],
-    provenance: Provenance,
-    system: str,
-    seconds: float,
-    note: str = "",
-    precision: str | None = None,
+    result: dict[str, object], provenance: Provenance, system: str, seconds: float, precision: str | None = None
 ) -> list[Record]:
-    """Records of one `bench` of about `seconds` of speech.
+    """Records of a condition that `sweep.sweep` timed, of about `seconds` of speech.
 
-    rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb, a number or, with an interval, one a repeat.
-    note: added to what the records say of how they were measured.
+    rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb.
     """
-    audio, note = result["audio_seconds"], f"; {note}" * bool(note)
+    audio, peaks = result["audio_seconds"], result["peak_rss_mb"]
+    note = "conditions in turns; peak memory apart from the time, what was free given back before"
+    note += f"; torch's autocast to {precision}" if precision else ""
     about = (
         f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
-        f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats{note}"
+        f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats; {note}"
     )
-    common = {**provenance.model_dump(), "study": "bench", "system": system, "seconds": seconds, "precision": precision}
-
-    def rtf(name: str, values: Sequence[float]) -> Record:
-        interval = bootstrap([value / audio for value in values], seed=0)
-        metric = f"rtf_{name}"
-        return Record(
-            **common,
-            metric=metric,
-            **interval.fields(),
-            unit=unit_of(metric),
-            n=len(values),
-            protocol=about,
-        )
-
-    timed = {name: values for name, values in result.items() if isinstance(values, list) and name != "peak_rss_mb"}
-    records = [rtf(name, values) for name, values in timed.items()]
-    if result.get("passes") and "smd" in result:
-        records.append(rtf("smd_pass", [value / result["passes"] for value in result["smd"]]))
-    whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
-    peaks = np.atleast_1d(result["peak_rss_mb"])
-    measured = {
-        "audio_seconds": (Interval(audio, None, None), 1, f"of the text that was spoken{note}"),
-        "peak_rss_mb": (bootstrap(peaks, seed=0), len(peaks), f"{whole}{note}"),
+    series = {
+        f"rtf_{name}": values for name, values in result.items() if isinstance(values, list) and values is not peaks
     }
-    for metric, (interval, n, how) in measured.items():
-        records.append(Record(**common, **interval.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how))
-    return records
+    if result.get("passes") and "smd" in result:
+        series["rtf_smd_pass"] = [value / result["passes"] for value in result["smd"]]
+    whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
+    rows = [
+        (name, bootstrap([v / audio for v in values], seed=0), len(values), about) for name, values in series.items()
+    ]
+    rows.append(("audio_seconds", Interval(audio, None, None), 1, f"of the text that was spoken; {note}"))
+    rows.append(("peak_rss_mb", bootstrap(peaks, seed=0), len(peaks), f"{whole}; {note}"))
+    common = {**provenance.model_dump(), "study": "bench", "system": system, "seconds": seconds, "precision": precision}
+    return [
+        Record(**common, **interval.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how)
+        for metric, interval, n, how in rows
+    ]
 
 
 def footprint(weights: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ Rows and resuming are those of `evaluate`; a row's system is the `name` of its r
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,9 @@ from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subje
 from ms_core.evaluation.scoring import SPOKEN, score
 from ms_core.export.runtime import MobileRuntime
 from ms_core.files import write_wav
+from ms_core.tokens import Voice, VoiceError
+
+Adapt = Callable[[object, Voice], Voice]  # synthesiser, enrolled voice -> adapted voice
 
 TEXTS = paths.ASSETS / "hard-texts.tsv"  # id kind text; tongue twisters are traditional, all else is our own
 SHORT = ("one-word", "two-three-word")  # kinds whose lost and added words are counted together as well
@@ -66,7 +69,7 @@ class Case:
 
     condition: "" where a study has but one; unit: what intervals resample; kind: of the text, "" for a split's own;
     item: the utterance of the voice's speaker whose recording SIM compares with; wav: the prompt (L,); runtime: what
-    speaks instead of the synthesiser, with the voice that this enrolled.
+    speaks instead of the synthesiser, with the voice that this enrolled; adapt: what changes that voice before.
     """
 
     condition: str
@@ -77,6 +80,7 @@ class Case:
     prompt: Prompt
     wav: np.ndarray
     runtime: MobileRuntime | None = None
+    adapt: Adapt | None = None
 
 
 class Experiment:
@@ -271,6 +275,36 @@ class PromptLengths(Experiment):
         )
 
 
+class Adaptation(PromptLengths):
+    """A split's sentences in voices that were enrolled from a long prompt, and then adapted to it as well.
+
+    adapt: `training.adapt.adapt` with so many steps; the evaluation imports nothing of the training.
+    """
+
+    name, control = "adaptation", "prompt-8s"
+    SECONDS = 8.0
+
+    def __init__(self, eval_set: EvalSet, limit: int | None, adapt: Adapt, steps: int):
+        Experiment.__init__(self, eval_set, limit)
+        self.lengths, self.adapt = (self.SECONDS,), adapt
+        enrolled = {"prompt_seconds": self.SECONDS}
+        self.conditions = {self.control: enrolled, "adapted": {**enrolled, "condition": f"adapted-{steps}-steps"}}
+
+    def cases(self, key: str, sample_rate: int) -> list[Case]:
+        item, (prompt,) = self.eval_set.items[key], self.prompts[key]
+        wav = self.eval_set.cut_wav(prompt, sample_rate)
+        return [
+            Case(condition, key, "", item.text, item, prompt, wav, adapt=adapt)
+            for condition, adapt in zip(self.conditions, (None, self.adapt), strict=True)
+        ]
+
+    def describe(self) -> str:
+        return f"{self.eval_set.describe()}; prompts of about {self.SECONDS:g} s, with and without adaptation to them"
+
+    def note(self) -> str:
+        return ""
+
+
 class Exports(Experiment):
     """A split's sentences spoken by PyTorch and by exported folders of the same model, all with the same voices."""
 
@@ -296,7 +330,9 @@ class Exports(Experiment):
         return f"{self.eval_set.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
 
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (HardTexts, NoisyPrompts, PromptLengths, Exports)}
+EXPERIMENTS = {
+    experiment.name: experiment for experiment in (HardTexts, NoisyPrompts, PromptLengths, Adaptation, Exports)
+}
 
 
 def speak(
@@ -308,7 +344,8 @@ def speak(
     row |= {"kind": case.kind, "text": case.text, "prompt": prompt.utt, "prompt_seconds": prompt.seconds}
     try:
         voice = tts.voice(case.wav, text=prompt.text, seconds=None)
-    except (AlignmentError, AudioError) as error:
+        voice = case.adapt(tts, voice) if case.adapt else voice
+    except (AlignmentError, AudioError, VoiceError) as error:
         return {**row, "refused": f"{type(error).__name__}: {error}"}, None
     wav = np.asarray((case.runtime or tts).synthesize(case.text, voice, seed=seed), dtype=np.float32)
     reference = load_speech(case.item.path, tts.sample_rate)

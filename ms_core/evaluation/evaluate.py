@@ -22,24 +22,11 @@ import torch
 from tqdm import tqdm
 
 from ms_core.audio import load_speech
-from ms_core.evaluation.bench import bench, bench_records, footprint_records
-from ms_core.evaluation.eval_set import DEMO, EvalSet, Item, ProtocolError, demo_rows
-from ms_core.evaluation.metrics import EvaluatorError, count_errors, versions
+from ms_core.evaluation.eval_set import DEMO, PROMPT_SECONDS, EvalSet, Item, ProtocolError, demo_rows
+from ms_core.evaluation.metrics import count_errors, versions
 from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
 from ms_core.files import write_atomic, write_wav
-
-__all__ = [
-    "EvaluatorError",
-    "ProtocolError",
-    "aggregate",
-    "bench",
-    "bench_records",
-    "demo_evaluate",
-    "evaluate",
-    "footprint_records",
-    "score",
-]
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
 EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added
@@ -66,7 +53,7 @@ def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, obje
 
 def _speak(tts, eval_set: EvalSet, item: Item, seed: int) -> np.ndarray:
     """What the system says (L,)."""
-    voice = tts.voice(eval_set.prompt_wav(item, tts.sample_rate), text=eval_set.prompt(item).text)
+    voice = tts.voice(eval_set.prompt_wav(item, tts.sample_rate), eval_set.prompt(item).text, PROMPT_SECONDS)
     return np.asarray(tts.synthesize(item.text, voice, seed=seed), dtype=np.float32)
 
 

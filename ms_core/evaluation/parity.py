@@ -24,6 +24,7 @@ from ms_core.checkpoint import CheckpointError, checkpoint_folder, read_provenan
 from ms_core.evaluation.bench import footprint, torch_threads
 from ms_core.evaluation.conditions import PYTORCH, hard_texts
 from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of, write_records
+from ms_core.evaluation.sweep import agreement, agreement_records
 from ms_core.export.executorch import MADE_WITH, ExecutorchRuntime, export_executorch, need_executorch
 from ms_core.export.onnx import ExportError
 from ms_core.export.runtime import MobileError, MobileRuntime
@@ -35,7 +36,7 @@ from ms_core.tokens import Voice, VoiceError, shipped_voices
 _SPEAK = """
 import sys
 from ms_core import MobileSpeech
-from ms_core.evaluation.bench import peak_rss_mb
+from ms_core.export.runtime.memory import peak_rss_mb
 tts = MobileSpeech.from_pretrained(sys.argv[1])
 tts.synthesize(sys.argv[3], tts.load_voice(sys.argv[2]))
 print(peak_rss_mb())
@@ -116,38 +117,6 @@ def _python(arguments: list[str], threads: int) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def agreement(
-    tts: Synthesizer, runtime: Synthesizer, texts: Sequence[str], voice: Voice, seed: int = 0
-) -> dict[str, list[float]]:
-    """Shares of tokens, by layer, in which a runtime agrees with PyTorch (`tts`), durations being PyTorch's.
-
-    `forced`: the greedy choice when PyTorch's tokens of the layers below are given. `free`: the same seed, every pass
-    on the runtime's own tokens, so that one difference brings others. `durations`: of phones, by its own prediction.
-    """
-    forced, free, same = [], [], []
-    for text in texts:
-        phones = chunks(phonemise(text), runtime.chunk_phones)[0]
-        codes, frames = tts.generate(phones, voice, seed)  # (n, t)
-        free.append(runtime.generate(phones, voice, seed, durations=frames)[0] == codes)
-        same.append(np.array(runtime.predict_durations(phones, voice)) == np.array(frames))
-        theirs, ours = (_greedy(system, phones, voice, codes, frames) for system in (tts, runtime))
-        forced.append(ours == theirs)
-    return {
-        "forced": np.concatenate(forced, 1).mean(1).tolist(),
-        "free": np.concatenate(free, 1).mean(1).tolist(),
-        "durations": [float(np.concatenate(same).mean())],
-    }
-
-
-def _greedy(
-    system: Synthesizer, phones: Sequence[str], voice: Voice, codes: np.ndarray, frames: Sequence[int]
-) -> np.ndarray:
-    """The likeliest tokens (n, t) of each layer where `codes` of the layers below are given."""
-    layers = range(system.n_q)
-    greedy = {"steps": [1] * system.n_q, "durations": frames}
-    return np.stack([system.generate(phones, voice, **greedy, known=codes[:layer])[0][layer] for layer in layers])
-
-
 def compare_records(
     measured: Mapping[str, dict], provenance: Provenance, system: str, seconds: float | None
 ) -> list[Record]:
@@ -169,11 +138,8 @@ def compare_records(
         for metric, note in (("size_mb", "all weights, constants and graphs"), ("peak_rss_mb", "of a fresh process")):
             if metric in values:
                 add(metric, values[metric], 1, note, unit=unit_of(metric))
-        for value in values.get("durations", ()):
-            add("duration_agreement", value, values["texts"], "share of phones whose predicted frames equal PyTorch's")
-        for kind in ("forced", "free"):
-            for layer, value in enumerate(values.get(kind, ()), start=1):
-                add(f"token_agreement_{kind}", value, values["texts"], "share equal to PyTorch's tokens", layer=layer)
+        if "forced" in values:
+            records.extend(agreement_records(values, values["texts"], "PyTorch's", **common))
     return records
 
 

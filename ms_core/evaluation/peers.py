@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ms_core.evaluation.bench import PHONES_PER_SECOND, text_of_length, torch_threads
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
 from ms_core.layers import ConformerBlock, ConvModule
-from ms_core.synthesis import PROMPT_SECONDS
 
 MEL_RATE = 24_000 / 256  # frames a second of ZipVoice
 MELS = 100
@@ -388,7 +388,7 @@ def compare(
         raise ValueError(f"seconds {seconds}, threads {threads}, repeats {repeats}: all must be positive")
     comparisons = []
     with torch_threads(threads):
-        voice = tts.voice(prompt, text=prompt_text)
+        voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
         text = text_of_length(tts, voice, seconds, seed)
         audio_seconds = len(tts.synthesize(text, voice, seed=seed)) / tts.sample_rate
         for peer in (PEERS if peers is None else peers).values():

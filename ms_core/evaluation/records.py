@@ -67,9 +67,8 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
 
 
 Study = Literal[
-    "quality", "listening", "hard-texts", "noisy-prompts", "prompt-lengths", "exports", "bench", "stream", "model",
-    "corpus", "codec", "training", "ablations", "decoding", "attention", "cost",
-    "detection",
+    "quality", "listening", "hard-texts", "noisy-prompts", "prompt-lengths", "adaptation", "exports", "bench", "stream",
+    "model", "corpus", "codec", "training", "ablations", "decoding", "attention", "cost", "detection",
 ]  # fmt: skip
 NAMED = {  # what sets a system apart -> its form in names
     "condition": "{}", "snr_db": "{:g}db", "prompt_seconds": "prompt-{:g}s", "runtime": "{}", "precision": "{}",

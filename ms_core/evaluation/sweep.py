@@ -1,4 +1,5 @@
-"""The speed study: RTF by component against the length of the speech, on one and two threads, in fp32 and bf16.
+"""The speed study: RTF by component against the length of the speech, on one and two threads, in fp32 and bf16; and how
+many tokens stay the same in another precision or runtime.
 
 The paper gives two figures of speed (RTF 0.09 on an A100, about 0.8 to 1.0 on a phone) and says neither how long the
 speech was nor how time grows with it. Here every length, thread count, precision and number of decoding passes takes
@@ -9,8 +10,8 @@ import ctypes
 import gc
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,13 @@ import numpy as np
 import torch
 
 from ms_core.config import DecodingConfig, parse
-from ms_core.evaluation.bench import bench_records, passage, peak_rss_mb, reset_peak_rss, text_of_length, torch_threads
-from ms_core.evaluation.records import Provenance, Record, bootstrap
+from ms_core.evaluation.bench import bench_records, passage, reset_peak_rss, text_of_length, torch_threads
+from ms_core.evaluation.eval_set import PROMPT_SECONDS
+from ms_core.evaluation.records import Provenance, Record
+from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.synthesis import MobileSpeech
-from ms_core.text import phonemise
+from ms_core.synthesizer import Synthesizer
+from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice
 
 SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)  # of speech, about
@@ -88,7 +92,8 @@ def sweep(
     repeats: int = 10,
     seed: int = 0,
 ) -> dict[Cell, dict[str, object]]:
-    """Time every cell once in each of `repeats` rounds; results as `bench` returns them, `peak_rss_mb` one a round.
+    """Time every cell once in each of `repeats` rounds; returns `audio_seconds`, `passes` and, one number
+    a round, `peak_rss_mb` and the seconds `voice` (enrolment), `total` (text to waveform) and of each part.
 
     In its turn a cell speaks its text twice with one voice, whose states are computed anew: the first time untimed, to
     warm up and to read the peak memory, the second time by the clock. Enrolment is timed once a round for each thread
@@ -97,7 +102,7 @@ def sweep(
     cells = sorted(set(cells), key=_turn)
     if not cells or repeats < 1:
         raise SweepError(f"{len(cells)} conditions, {repeats} repeats: give at least one of each")
-    voice = tts.voice(prompt, text=prompt_text)
+    voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
     texts = {seconds: text_of_length(tts, voice, seconds, seed) for seconds in {cell.seconds for cell in cells}}
     results = {cell: {"total": [], "voice": [], "peak_rss_mb": [], "passes": None} for cell in cells}
     for _ in range(repeats):
@@ -106,7 +111,7 @@ def sweep(
             with torch_threads(cell.threads), in_precision(cell.precision):
                 if (key := (cell.threads, cell.precision)) not in enrolled:
                     start = time.perf_counter()
-                    tts.voice(prompt, text=prompt_text)
+                    tts.voice(prompt, prompt_text, PROMPT_SECONDS)
                     enrolled[key] = time.perf_counter() - start
                 steps = _steps(tts, cell)
                 _give_back_memory()
@@ -133,53 +138,75 @@ def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
 def sweep_records(
     tts: MobileSpeech, results: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
 ) -> list[Record]:
-    """Records of a `sweep`: those of `bench` for every cell."""
+    """Records of a `sweep`."""
     records = []
     for cell, result in results.items():
-        changed = {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}
-        changes = {"threads": cell.threads, "steps": cell.passes}
-        changes |= {"config_hash": parse(DecodingConfig, changed, "steps").digest()}
-        note = "conditions in turns; peak memory apart from the time, what was free given back before"
-        note += "; torch's autocast to bf16" * (cell.precision == "bf16")
-        about = provenance.model_copy(update=changes)
+        decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}, "steps")
+        changes = {"threads": cell.threads, "steps": cell.passes, "config_hash": decoding.digest()}
         half = None if cell.precision == "fp32" else cell.precision
-        records += bench_records(result, about, system, cell.seconds, note, half)
+        records += bench_records(result, provenance.model_copy(update=changes), system, cell.seconds, half)
     return records
 
 
-def agreement_records(
+def agreement(
+    tts: Synthesizer,
+    other: Synthesizer,
+    texts: Sequence[str],
+    voice: Voice,
+    seed: int = 0,
+    within: Callable[[], AbstractContextManager] = nullcontext,
+) -> dict[str, list[float]]:
+    """Shares of tokens, by layer, in which another runtime, or the same `within` a precision, agrees with `tts`.
+
+    Of each text's first part, with the durations of `tts`. `forced`: the greedy choice when the tokens of the layers
+    below are given. `free`: the same seed, every pass on its own tokens, so that one difference brings others.
+    `durations`: of phones, by its own prediction.
+    """
+    forced, free, same = [], [], []
+    for text in texts:
+        phones = chunks(phonemise(text), other.chunk_phones)[0]
+        codes, frames = tts.generate(phones, voice, seed)  # (n, t)
+        greedy = _greedy(tts, phones, voice, codes, frames)
+        with within():
+            own = replace(voice)  # encoded anew
+            free.append(other.generate(phones, own, seed, durations=frames)[0] == codes)
+            same.append(np.array(other.predict_durations(phones, own)) == np.array(frames))
+            forced.append(_greedy(other, phones, own, codes, frames) == greedy)
+    return {
+        "forced": np.concatenate(forced, 1).mean(1).tolist(),
+        "free": np.concatenate(free, 1).mean(1).tolist(),
+        "durations": [float(np.concatenate(same).mean())],
+    }
+
+
+def _greedy(
+    system: Synthesizer, phones: Sequence[str], voice: Voice, codes: np.ndarray, frames: Sequence[int]
+) -> np.ndarray:
+    """The likeliest tokens (n, t) of each layer where `codes` of the layers below are given."""
+    options = {"steps": [1] * system.n_q, "durations": frames}
+    layers = range(system.n_q)
+    return np.stack([system.generate(phones, voice, **options, known=codes[:layer])[0][layer] for layer in layers])
+
+
+def agreement_records(shares: Mapping[str, Sequence[float]], texts: int, whose: str, **fields: object) -> list[Record]:
+    """Records of `agreement`; whose: tokens, in words; fields: of every record."""
+    common = {**fields, "study": "model", "unit": "fraction", "n": texts}
+    about = f"share of phones whose predicted frames equal {whose}"
+    records = [Record(**common, metric="duration_agreement", value=x, protocol=about) for x in shares["durations"]]
+    about = f"share equal to {whose} tokens"
+    return records + [
+        Record(**common, metric=f"token_agreement_{kind}", layer=layer, value=value, protocol=about)
+        for kind in ("forced", "free")
+        for layer, value in enumerate(shares[kind], start=1)
+    ]
+
+
+def precision_records(
     tts: MobileSpeech, voice: Voice, provenance: Provenance, system: str, words: Sequence[int] = AGREEMENT_WORDS
 ) -> list[Record]:
-    """Shares of greedy tokens and of durations of bf16 that are equal to those of fp32, with intervals over texts.
-
-    words: lengths of the texts, read on from one another in the bench's passage. As in `parity.agreement`,
-    `forced` tokens are given fp32's layers below, `free` ones bf16's own; both have fp32's durations. One pass a layer.
-    """
-    layers = tts.codec.config.n_q
-    greedy = [1] * layers
+    """Records of `agreement` of bf16 with fp32, on texts of so many words, read on from one another in the passage."""
     begins = np.cumsum([0, *words])
-    equal: dict[tuple, list[tuple[float, int]]] = {}  # metric, layer -> (equal ones, all) of each text
-    for begin, count in zip(begins, words, strict=False):
-        phones = phonemise(" ".join(passage(int(begin) + count).split()[int(begin) :]))
-        codes, frames = tts.generate(phones, replace(voice), steps=greedy)  # (n, t)
-        with in_precision("bf16"):
-            half = replace(voice)
-            free, _ = tts.generate(phones, half, steps=greedy, durations=frames)
-            guesses = tts.generate(phones, half, steps=greedy)[1]
-            forced = [
-                tts.generate(phones, half, steps=greedy, durations=frames, known=codes[:layer])[0][layer]
-                for layer in range(layers)
-            ]
-        same = [a == b for a, b in zip(guesses, frames, strict=True)]
-        equal.setdefault(("duration_agreement", None), []).append((sum(same), len(same)))
-        for kind, ours in (("forced", forced), ("free", free)):
-            for layer, row in enumerate(ours):
-                share = (int((row == codes[layer]).sum()), codes.shape[1])
-                equal.setdefault((f"token_agreement_{kind}", layer + 1), []).append(share)
-    about = "share equal to fp32's, one greedy pass a layer; tokens with fp32's durations; torch's autocast to bf16"
-    common = {**provenance.model_dump(), "study": "model", "system": system, "precision": "bf16", "unit": "fraction"}
-    return [
-        Record(**common, **bootstrap(*zip(*counts, strict=True)).fields(), metric=metric, layer=layer, n=len(counts),
-               protocol=f"{about}; interval over texts")
-        for (metric, layer), counts in equal.items()
-    ]  # fmt: skip
+    texts = [" ".join(passage(int(b) + n).split()[int(b) :]) for b, n in zip(begins, words, strict=False)]
+    shares = agreement(tts, tts, texts, voice, within=lambda: in_precision("bf16"))
+    fields = {**provenance.model_dump(), "system": system, "precision": "bf16"}
+    return agreement_records(shares, len(texts), "fp32's (bf16 by torch's autocast)", **fields)

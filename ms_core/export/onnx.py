@@ -32,8 +32,9 @@ from ms_core.export.runtime.runtime import CONSTANTS, VECTORS
 from ms_core.synthesis import CHUNK_PHONES, MobileSpeech
 from ms_core.text import phone_table
 
-OPSET = 20  # the first with Gelu
-TABLES = {"embed.embedding": "embedding.bin", "code_vectors.vectors": VECTORS}  # files that graphs share
+OPSET = 23  # the first with Attention
+# files that graphs share
+TABLES = {"model.smd.embedding.weight": "embedding.bin", "model.smd.prior.codebooks": VECTORS}
 LICENCE = "Apache-2.0"  # of this project's own weights
 SMALLEST_QUANTISED = 1 << 15  # weights; a smaller product gains little from 8 bits
 
@@ -122,7 +123,7 @@ def _half(graph: onnx.GraphProto) -> None:
             continue
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
         users = [n for n in graph.node if tensor.name in n.input]
-        if all(n.op_type == "Gather" and n.input[0] == tensor.name for n in users):
+        if all(n.op_type in ("Gather", "GatherND") and n.input[0] == tensor.name for n in users):
             for node in users:
                 name = node.output[0]
                 node.output[0] = f"{name}_fp16"
@@ -284,8 +285,8 @@ def _check_free(folder: Path) -> None:
 def _check_codec(tts: MobileSpeech) -> None:
     if not isinstance(tts.codec, MiniCodec):
         raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
-    if tts.model.config.speaker != "none":
-        raise ExportError(f"a model with speaker={tts.model.config.speaker!r} cannot be exported yet: only 'none' can")
+    if tts.model.speaker is not None:
+        raise ExportError(f"speaker={tts.model.config.speaker!r} cannot be exported: only 'none' and 'pooled' can")
 
 
 def _decoding(tts: MobileSpeech) -> Decoding:

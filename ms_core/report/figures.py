@@ -52,6 +52,8 @@ EDITS = {
 HARD = "hard-texts"  # a study whose parts are kinds of texts
 WHOLE = "one-to-three-words"  # a kind whose parts, one word and so on, are kinds, too
 PANELS = {**{m: QUALITY[m][0] for m in ("wer", "sim_campp", "distillmos")}, "enrolment_refused": "prompts refused ↓"}
+DIFFERENCES = {"ce": "CE, mean ↓", "ce_first": "CE, first pass ↓", "wer": QUALITY["wer"][0]}
+DIFFERENCES |= {"sim_campp_margin": "SIM margin ↑", "distillmos": QUALITY["distillmos"][0]}  # of `ablations`
 SHOWN = tuple(QUALITY)[:6]  # of `metric_dots`
 CODEC = ("pesq", "stoi", "sim_campp", "wer")
 KIND_NAMES = {None: "all texts", "two-three-word": "two or three words"}
@@ -288,19 +290,26 @@ def milestones_in_order(rows: Sequence[Milestone]) -> Figure:
 
 
 def ablations(records: Sequence[Record]) -> Figure:
-    """What variants change: a row a variant, a panel a metric. Raises ValueError without a record of one."""
+    """Differences of variants to their control: a row a variant, a panel a metric. Raises ValueError without one."""
+    told = [
+        r for r in records if r.study == "ablations" and r.pair_with and r.layer is None and r.metric in DIFFERENCES
+    ]
+    if not told:
+        raise ValueError("no paired difference of an ablation: run notebook 5 first")
     found: dict[str, dict[str, Record]] = {}
-    for r in records:
-        if r.study == "ablations" and r.pair_with is None and r.condition and r.layer in (None, 1):
-            found.setdefault(r.condition, {})[f"ce_{r.layer}" if r.layer else r.metric] = r
-    panels = {"ce_1": "CE of layer 1 ↓", "duration": "durations, squared error ↓", **PANELS}
-    panels = {m: title for m, title in panels.items() if any(m in metrics for metrics in found.values())}
-    if not panels:
-        raise ValueError("no record of an ablation: run notebook 5 first")
-    figure = estimate_rows([(name, "mobilespeech-", metrics) for name, metrics in found.items()], panels)
-    told = [r for metrics in found.values() for m, r in metrics.items() if m in panels]
-    with_interval = INTERVAL * any(r.ci_low is not None for r in told)
-    caption(figure, told[0].split or "", counted(told), with_interval, "one training each")
+    for r in told:
+        found.setdefault(f"{r.condition} less {r.pair_with.removeprefix(r.system).lstrip('-')}", {})[r.metric] = r
+    figure = estimate_rows([(name, "mobilespeech-", metrics) for name, metrics in found.items()], DIFFERENCES)
+    for axis in figure.axes:
+        axis.axvline(0, color=ORANGE, linewidth=0.8)
+    caption(
+        figure,
+        "paired differences to the control",
+        place_name(told[0].split),
+        counted(told),
+        INTERVAL,
+        "one training each",
+    )
     return figure
 
 
@@ -327,7 +336,7 @@ def figures(preset: str, results: Path | None = None) -> dict[str, Callable[[], 
         drawn[f"robustness-{split}"] = lambda split=split: prompt_conditions(records, split)
     if any(r.study == "codec" and r.metric in LAYERS for r in records):
         drawn["codec-layers"] = lambda: codec_layers(records)
-    if any(r.study == "ablations" for r in records):
+    if any(r.study == "ablations" and r.pair_with for r in records):
         drawn["ablations"] = lambda: ablations(records)
     if milestones := run_history.read(results / MILESTONES):
         drawn["milestones"] = lambda: milestones_in_order(milestones)

@@ -66,6 +66,7 @@ STUDY_TITLES = {
     "hard-texts": "Hard texts",
     "noisy-prompts": "Noisy prompts",
     "prompt-lengths": "Prompts of several lengths",
+    "adaptation": "Voices adapted at enrolment (not zero-shot)",
     "exports": "Exported models beside PyTorch",
 }
 PEERS_NOTE = (
@@ -258,7 +259,7 @@ def _main(results: Results, split: str) -> list[str]:
 def _robustness(results: Results) -> str:
     """One table of the studies of robustness, hard texts as a whole."""
     columns, rows = {m: ROBUSTNESS[m] for m in ("enrolment_refused", "wer", "sim_campp", "distillmos")}, []
-    for study in ("hard-texts", "noisy-prompts", "prompt-lengths"):
+    for study in ("hard-texts", "noisy-prompts", "prompt-lengths", "adaptation"):
         for place in [place for place, record in results.studies(study).items() if record.kind is None]:
             rows += [([study, s], {m: results.find(place, s, m) for m in columns}) for s in results.systems(place)]
     return _table(["study", "system"], columns, rows, most=ROWS)

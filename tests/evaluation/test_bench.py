@@ -48,7 +48,7 @@ def test_counts_of_known_graphs(tts, monkeypatch) -> None:
 
 def test_counts_of_the_model(tts) -> None:
     found = multiply_adds(tts, 2.0)
-    assert found.keys() == {"text", "prompt", "condition", "smd", "codec"} and min(found.values()) > 0
+    assert found.keys() == {"text", "prompt", "duration", "condition", "smd", "codec"} and min(found.values()) > 0
     tts.decoding = DecodingConfig(steps=(10, 1, 1))
     assert multiply_adds(tts, 2.0)["smd"] == 2 * found["smd"]
     assert multiply_adds(tts, 4.0)["codec"] == pytest.approx(found["codec"], rel=0.01)
@@ -74,7 +74,7 @@ class Stub:
     def __init__(self):
         self.calls = []
 
-    def voice(self, prompt, text):
+    def voice(self, prompt, text, seconds=None):
         return Enrolled()
 
     def synthesize(self, text, voice, seed=0, steps=None, timings=None):
@@ -126,7 +126,7 @@ def test_tokens_of_bf16_are_compared_with_those_of_fp32(tts, monkeypatch) -> Non
     voice = Voice(prompt.codes, names, tuple(map(int, prompt.durations)), tts.codec.token_digest)
 
     def shares() -> dict[str, float]:
-        found = study.agreement_records(tts, voice, Provenance.of("smoke"), "mobilespeech-tiny", words=(2, 3))
+        found = study.precision_records(tts, voice, Provenance.of("smoke"), "mobilespeech-tiny", words=(2, 3))
         assert {r.precision for r in found} == {"bf16"} and {r.n for r in found} == {2}
         return {(r.metric, r.layer): r.value for r in found}
 

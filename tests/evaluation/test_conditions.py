@@ -17,6 +17,7 @@ from ms_core.evaluation.conditions import (
     CLEAN,
     LENGTHS,
     SNRS,
+    Adaptation,
     Exports,
     HardTexts,
     NoisyPrompts,
@@ -407,3 +408,19 @@ def test_exported_models_speak_with_the_voices_of_pytorch(split, tmp_path, monke
     for folders, message in (([], "none"), ([Path("a/int8"), Path("b/int8")], r"a/int8 \(int8\), b/int8 \(int8\)")):
         with pytest.raises(ProtocolError, match=f"exported folders: {message}; give at least one"):
             Exports(trials(), 3, folders)
+
+
+def test_adapted_voices_speak_beside_the_enrolled_ones(split, tmp_path):
+    tts, changed = FakeTTS(), []
+
+    def adapt(tts, voice):
+        changed.append(voice)
+        return voice
+
+    experiment = Adaptation(trials(), 3, adapt, 40)
+    records = evaluate_experiment(tts, SYSTEM, experiment, tmp_path / "out", PROVENANCE)
+    assert len(changed) == 3 and len(tts.spoken) == 6
+    wer = {(r.condition, r.pair_with is not None): r for r in records if r.metric == "wer"}
+    assert set(wer) == {(None, False), ("adapted-40-steps", False), ("adapted-40-steps", True)}
+    assert all(r.study == "adaptation" and r.prompt_seconds == 8.0 and r.n == 3 for r in wer.values())
+    assert "adapted" in tables.robustness_markdown(tables.Results("mini", tmp_path / "out"))

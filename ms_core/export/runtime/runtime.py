@@ -13,14 +13,14 @@ from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
 from ms_core.synthesizer import Synthesizer
 from ms_core.text import LANGUAGES, phone_ids, phone_table
-from ms_core.tokens import Voice
+from ms_core.tokens import Voice, VoiceError
 
 VoiceStates = dict[str, np.ndarray]
-"""By name, the outputs of the prompt's graph and its words: all that the other graphs need of a voice."""
+"""By name, the outputs of the prompt's graph: all that the other graphs need of a voice."""
 CONSTANTS = "codec.safetensors"
 VECTORS = "vectors.bin"  # the codec's code vectors, float32 (float16 in an int8 export)
 SLOWER = "SkipLayerNormFusion"  # onnxruntime's fused sum and norm take four times as long as the two: 9 % of a pass
-RESIDENT = ("text", "condition", "smd", "codec")  # graphs that stay loaded; the prompt's runs once for a voice
+RESIDENT = ("text", "duration", "condition", "smd", "codec")  # stay loaded; the prompt's runs once for a voice
 
 
 class MobileRuntime(Synthesizer):
@@ -87,28 +87,22 @@ class MobileRuntime(Synthesizer):
         return _run(self._sessions[name], inputs)
 
     def _encode_voice(self, voice: Voice) -> VoiceStates:
-        ids, frames = np.array(phone_ids(voice.phones)), np.array(voice.durations)
-        session = self._load("prompt")  # released again: half a voice's memory would stay idle
-        states = _run_named(
-            session,
-            {
-                "prompt_codes": voice.codes[None],
-                "prompt_frame_phones": np.repeat(ids, frames)[None],
-                "prompt_phones": ids[None],
-                "prompt_durations": frames[None],
-            },
-        )
-        index, place = length_regulate(frames)
-        words, _ = self._run("text", phones=ids[None], **states)
-        return {**states, "prompt_states": words, "prompt_index": index, "prompt_place": place[None]}
+        if voice.adapter:
+            raise VoiceError("this voice was adapted, which changes weights: it speaks through PyTorch alone")
+        ids, durations = np.array([phone_ids(voice.phones)]), np.array(voice.durations)
+        index, position = length_regulate(durations)
+        inputs = {"codes": voice.codes[None], "phones": ids, "durations": durations[None], "index": index[None],
+                  "position": position[None], "states": self._run("text", phones=ids)[0]}  # fmt: skip
+        return _run_named(self._load("prompt"), inputs)  # released again: half a voice's memory would stay idle
 
     def _encode_text(self, ids: np.ndarray, states: VoiceStates) -> tuple[np.ndarray, np.ndarray]:
-        text, log_durations = self._run("text", phones=ids, **states)
-        return text, log_durations[0]
+        text = self._run("text", phones=ids)[0]
+        return text, self._run("duration", states=text, prompt=states.get("duration_states"))[0][0]
 
     def condition(self, text: np.ndarray, durations: np.ndarray, states: VoiceStates) -> dict[str, np.ndarray]:
-        index, place = length_regulate(durations)
-        return _run_named(self._sessions["condition"], {"states": text, "index": index, "place": place[None], **states})
+        index, position = length_regulate(durations)
+        inputs = {"states": text, "index": index[None], "position": position[None], **states}
+        return _run_named(self._sessions["condition"], inputs)
 
     def run_pass(self, condition: dict[str, np.ndarray], states: VoiceStates) -> Pass:
         def run(codes: np.ndarray, layer: int, frames: np.ndarray) -> np.ndarray:
