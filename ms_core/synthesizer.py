@@ -240,7 +240,7 @@ class Synthesizer:
         cut = [
             (loaded[passage.voice], part)
             for number, passage in enumerate(passages)
-            for part in chunks(passage.phones, self.chunk_phones, None if number else first)
+            for part in chunks(passage.phones, self._longest(passage, controls.speed), None if number else first)
         ]
         whole = one_sequence(passages)
         rates = np.array(whole.rates) * controls.speed
@@ -265,6 +265,10 @@ class Synthesizer:
             silences = {i: a - LONGEST_PAUSE for i, a in enumerate(own) if a is not None and a > LONGEST_PAUSE}
             yield Part(part, frames, speaker, seed + index, pause, silences)
             at += len(part) - 1
+
+    def _longest(self, passage: Passage, speed: float) -> int:
+        """Phones of a part at most: fewer where they are spoken slowly, so that its frames stay what a model knows."""
+        return int(self.chunk_phones * min(1.0, speed * min(passage.rates)))
 
     def _spoken(
         self,

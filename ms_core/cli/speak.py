@@ -126,7 +126,7 @@ def voice(
     prompt_seconds: PromptSeconds = 10.0,
     adapt: Annotated[
         int,
-        typer.Option(min=0, max=400, help="Gradient steps on the prompt: 40, with --prompt-seconds 10."),
+        typer.Option(min=0, max=400, help="Also adapt to it by so many gradient steps, say 80."),
     ] = 0,
     listed: Annotated[bool, typer.Option("--list", help="Instead: list the voices that the package has.")] = False,
 ) -> None:

@@ -140,10 +140,8 @@ class HardTexts(Experiment):
     def __init__(self, eval_set: EvalSet, limit: int | None = None, voices: int = VOICES):
         super().__init__(eval_set, limit)
         self.speakers = {item.speaker: item for item in eval_set.targets[:voices]}
-        if len(self.speakers) < voices:
-            raise ProtocolError(
-                f"split {eval_set.split!r} has {len(self.speakers)} speakers, {voices} voices are wanted"
-            )
+        if (count := len(self.speakers)) < voices:
+            raise ProtocolError(f"split {eval_set.split!r} has {count} speakers, {voices} voices are wanted")
         self.texts = {text.name: text for text in hard_texts(limit)}
 
     @property
@@ -185,11 +183,7 @@ class NoisyPrompts(Experiment):
     name, control = "noisy-prompts", CLEAN
 
     def __init__(
-        self,
-        eval_set: EvalSet,
-        limit: int | None = None,
-        noises: Sequence[str] = NOISES,
-        snrs: Sequence[float] = SNRS,
+        self, eval_set: EvalSet, limit: int | None = None, noises: Sequence[str] = NOISES, snrs: Sequence[float] = SNRS
     ):
         super().__init__(eval_set, limit)
         if unknown := [noise for noise in noises if noise not in NOISES]:
@@ -330,9 +324,7 @@ class Exports(Experiment):
         return f"{self.eval_set.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
 
 
-EXPERIMENTS = {
-    experiment.name: experiment for experiment in (HardTexts, NoisyPrompts, PromptLengths, Adaptation, Exports)
-}
+EXPERIMENTS = {kind.name: kind for kind in (HardTexts, NoisyPrompts, PromptLengths, Adaptation, Exports)}
 
 
 def speak(

@@ -22,7 +22,7 @@ from ms_core.tokens import Batch, Voice, VoiceError, shipped_voices
 from ms_core.training.pack import Utterances
 from ms_core.training.resident import TokenBatches
 
-STEPS, RANK, RATE = 40, 4, 3e-3  # gradient steps, rank of a change, AdamW's learning rate. Chosen on dev-other
+STEPS, RANK, RATE = 80, 8, 5e-3  # gradient steps, rank of a change, AdamW's learning rate. Chosen on dev-other
 EXAMPLES, REHEARSED = 4, 2  # a step: cuts of the prompt, and cuts of shipped voices
 SHORTEST = 4.0  # seconds of prompt, of which a part must stay for the target
 CUTS = TrainConfig(prompt_seconds=3.0, max_seconds=5.0, other_utterance=0.0, own_prompt=0.0, phrases=0.0)
