@@ -1,5 +1,7 @@
 """Voices, text to speech, and the errors of both."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -432,6 +434,18 @@ def shipped(codec, model, tmp_path, monkeypatch):
     model.save(paths.shipped("tiny") / "model", codec, {})
     new_voice(codec).save(paths.ASSETS / "voices" / "anna.safetensors")
     return paths.shipped("tiny")
+
+
+def test_a_checkpoint_says_its_language_and_an_older_one_speaks_english(shipped) -> None:
+    config = shipped / "model" / "config.json"
+    meta = json.loads(config.read_text())
+    assert meta["language"] == MobileSpeech.from_pretrained("tiny").language == "en"
+    config.write_text(json.dumps({**meta, "language": "zh"}))
+    with pytest.raises(CheckpointError, match="speaks 'zh'; this version reads en"):
+        MobileSpeech.from_pretrained("tiny")
+    del meta["language"]
+    config.write_text(json.dumps(meta))
+    assert MobileSpeech.from_pretrained("tiny").language == "en"
 
 
 def test_a_pair_is_loaded_by_name_or_folder(shipped, codec) -> None:
