@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ms_core.decoding import Pass, length_regulate
+from ms_core.detect.watermark import FILE
 from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
 from ms_core.synthesizer import Synthesizer
@@ -55,6 +56,7 @@ class MobileRuntime(Synthesizer):
         self.frame_rate = codec.sample_rate / codec.hop
         self.decoding, self.token_digest = self.manifest.decoding, self.manifest.token_digest
         self.chunk_phones = self.manifest.chunk_phones
+        self.checkpoint, self.watermark = self.manifest.checkpoint_sha256, self.folder / FILE
         try:
             vectors = np.fromfile(
                 self.folder / VECTORS, np.float16 if self.manifest.precision == "int8" else np.float32
