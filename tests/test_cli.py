@@ -94,6 +94,7 @@ def test_help_is_quick_and_names_every_command():
             "synth",
             "--text-file --jsonl --speed --variety --takes --rhythm --lexicon --show-phones --timestamps --stream",
         ),
+        ("synth", "--watermark auto|require|off"),
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model --list"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
