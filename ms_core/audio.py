@@ -27,6 +27,12 @@ FULL_SCALE = 0.999
 MAX_CLIPPED = 0.01
 """The allowed share of samples at or above `FULL_SCALE`."""
 MAX_CHANNELS = 8
+OFFSET = 2e-3
+"""A constant part of a prompt below this is left in."""
+USUAL_DB, NORMAL_DB = (-36.0, -14.0), -25.0
+"""Levels (RMS, dB of full scale) of prompts that are taken as they are, and the level to which others are brought."""
+CANCELLED = 0.05
+"""A mixed-down level below this share of the channels' own: they are in antiphase."""
 FFMPEG_RATE = 48_000
 """Hz, at which what soundfile cannot read is decoded."""
 
@@ -128,6 +134,8 @@ def load_speech(
         )
     if np.abs(wav).max() > 2 and not isinstance(source, str | Path):
         raise AudioError(f"{name} has samples up to {np.abs(wav).max():g}; floats must lie in [-1, 1]: scale them")
+    if (peak := float(np.abs(wav).max())) > 1:  # a file of floats, which may hold more than full scale
+        wav = wav * np.float32(0.99 / peak)
     clipped = float(np.mean(np.abs(wav) >= FULL_SCALE))
     if clipped > MAX_CLIPPED:
         raise AudioError(
@@ -140,6 +148,20 @@ def load_speech(
             stacklevel=2,
         )
     return resample(wav, rate, sample_rate)
+
+
+def normalise(wav: Float[np.ndarray, "L"]) -> Float[np.ndarray, "L"]:
+    """A prompt without its constant part, at a usual level: the model was trained on speech as LibriSpeech has it.
+
+    What lies within `USUAL_DB` stays as loud as it is, since level is part of a recording.
+    """
+    mean = float(np.mean(wav, dtype=np.float64))
+    wav = wav - np.float32(mean) if abs(mean) > OFFSET else wav
+    decibels = 10 * np.log10(max(float(np.mean(np.square(wav, dtype=np.float64))), 1e-20))
+    if USUAL_DB[0] <= decibels <= USUAL_DB[1]:
+        return wav
+    gain = min(10 ** ((NORMAL_DB - decibels) / 20), FULL_SCALE / max(float(np.abs(wav).max()), 1e-10))
+    return wav * np.float32(gain)
 
 
 def resample(wav: Float[np.ndarray, "L"], source_rate: int, sample_rate: int) -> Float[np.ndarray, "L2"]:
@@ -171,4 +193,7 @@ def _mono(wav: np.ndarray, name: str, axis: int | None) -> np.ndarray:
         raise AudioError(f"{name} has {channels} channels, allowed are {MAX_CHANNELS} at most")
     if channels > 1:
         warnings.warn(f"{name} has {channels} channels: mixed down to one", stacklevel=3)
-    return wav.mean(axis=axis, dtype=np.float32)
+    mixed = wav.mean(axis=axis, dtype=np.float32)
+    if np.abs(mixed).max() < CANCELLED * np.abs(wav).max():
+        raise AudioError(f"{name}: its {channels} channels cancel out, as in antiphase: give one of them alone")
+    return mixed

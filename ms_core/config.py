@@ -91,6 +91,7 @@ class MaskConfig(Config):
 
     alpha: float = Field(0.75, ge=0, le=1)  # share of layer-1 examples with a partial mask; else all is masked
     p_rank: Literal["uniform", "lead", "linear", "harmonic"] = "linear"  # law by which the layer to train is drawn
+    loss: Literal["chosen", "all"] = "chosen"  # all: also on the layers above, which are masked whole (OmniVoice's)
 
     def rank_probabilities(self, n_q: int) -> list[float]:
         """P_rank over layers 1..N, summing to 1.
@@ -260,3 +261,38 @@ def override(preset: Preset, changes: dict[str, object]) -> Preset:
             raise ConfigError(f"unknown key {key!r} in preset {preset.name}")
         node[leaf] = value
     return parse(Preset, values, f"preset {preset.name}")
+
+
+class Variant(Config):
+    """One row of the ablation study."""
+
+    about: str
+    changes: dict[str, object] = {}  # of the preset, by dotted keys
+    control: str | None = None  # the variant that it is compared with
+    network: Literal["masked", "autoregressive", "regression", "flow"] = "masked"  # the others: ms_core.baselines
+
+
+class Variants(Config):
+    """The ablation study: `common` changes of the preset, and what each variant changes besides."""
+
+    common: dict[str, object] = {}
+    variants: dict[str, Variant]
+
+    def presets(self, preset: Preset, changes: dict[str, object] | None = None) -> dict[str, Preset]:
+        """Each variant of a preset; `changes`, for all of them, go before a variant's own.
+
+        Raises ConfigError for a key that no config has or a value that its field refuses.
+        """
+        common = {**self.common, **(changes or {})}
+        return {name: override(preset, {**common, **variant.changes}) for name, variant in self.variants.items()}
+
+
+def load_variants(path: Path = paths.PRESETS / "ablations.yaml") -> Variants:
+    """Raises ConfigError for a file that cannot be read, an unknown key, or a control that is no variant."""
+    found = parse(Variants, yaml.safe_load(path.read_text()), str(path))
+    for name, variant in found.variants.items():
+        if variant.control is not None and variant.control not in found.variants:
+            raise ConfigError(
+                f"{path}: {name} has control {variant.control!r}: choose one of {', '.join(found.variants)}"
+            )
+    return found

@@ -64,7 +64,15 @@ def pcm_bytes(wav: np.ndarray) -> bytes:
     return np.rint(np.clip(wav, -1, 1) * 32768.0).clip(max=32767).astype("<i2").tobytes()
 
 
-def wav_bytes(wav: np.ndarray, sample_rate: int) -> bytes:
+def comment_chunk(comment: str) -> bytes:
+    """A comment as the chunk of a WAV file that holds it (LIST, INFO, ICMT); nothing for none."""
+    text = comment.encode() + b"\0"
+    text += b"\0" * (len(text) % 2)
+    info = b"INFOICMT" + len(text).to_bytes(4, "little") + text
+    return b"LIST" + len(info).to_bytes(4, "little") + info if comment else b""
+
+
+def wav_bytes(wav: np.ndarray, sample_rate: int, comment: str = "") -> bytes:
     """Float samples (L,) as a 16-bit mono WAV file; see `pcm_bytes`."""
     encoded = io.BytesIO()
     with wave.open(encoded, "wb") as out:
@@ -72,10 +80,11 @@ def wav_bytes(wav: np.ndarray, sample_rate: int) -> bytes:
         out.setsampwidth(2)
         out.setframerate(sample_rate)
         out.writeframes(pcm_bytes(wav))
-    return encoded.getvalue()
+    body = encoded.getvalue()[8:] + comment_chunk(comment)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
-def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int) -> Path:
+def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int, comment: str = "") -> Path:
     """Write `wav_bytes`; the file appears whole or not at all.
 
     Raises AudioError for samples that are no finite floats (L,), another suffix than .wav and a failed write.
@@ -88,7 +97,7 @@ def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int) -> Path:
     if not path.parent.is_dir():
         raise AudioError(f"cannot write {path}: No such file or directory")
     try:
-        write_atomic(path, lambda temporary: temporary.write_bytes(wav_bytes(wav, sample_rate)))
+        write_atomic(path, lambda temporary: temporary.write_bytes(wav_bytes(wav, sample_rate, comment)))
     except OSError as error:
         raise AudioError(f"cannot write {path}: {error.strerror or error}") from error
     return path

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from ms_core.captions import FORMATS, as_written
 from ms_core.controls import Controls, SynthesisError
-from ms_core.files import pcm_bytes, write_wav
+from ms_core.detect.watermark import WatermarkError, comment, ready, sign
+from ms_core.files import comment_chunk, pcm_bytes, write_wav
 from ms_core.phones import BOUNDARIES, TextError
 from ms_core.script import Passage, read_lexicon, read_script
 from ms_core.synthesizer import Synthesizer
@@ -152,13 +153,14 @@ class Request:
     takes: int
     timestamps: str | None
     stream: str | None
+    watermark: str = "auto"
 
     @classmethod
     def of(cls, options: Any, steps: Sequence[int] | None, has_prompt: bool = False) -> "Request":
         """Read and check everything before a model is loaded. Raises LineError, TextError, SynthesisError, VoiceError.
 
         options: `text`, `text_file`, `jsonl`, `voice`, `out`, `seed`, `speed`, `variety`, `takes`, `rhythm`, `lexicon`,
-        `show_phones`, `timestamps` and `stream`, as the command lines name them.
+        `show_phones`, `timestamps`, `stream` and `watermark`, as the command lines name them.
         """
         sources = options.text, options.text_file, options.jsonl
         if sum(source is not None for source in sources) != 1:
@@ -197,7 +199,9 @@ class Request:
                 line.error = line.error or "no voice: give it in the line, or --voice"
                 if not in_folder:
                     raise LineError(line.error)
-        rest = options.takes, options.timestamps, options.stream
+        rest = options.takes, options.timestamps, options.stream, options.watermark
+        if options.stream and options.watermark == "require":
+            raise WatermarkError("--watermark require: a stream is not marked; write a file")
         return cls(lines, controls, options.seed, steps, options.out, in_folder, *rest)
 
     def speak(
@@ -208,7 +212,10 @@ class Request:
         failed: Callable[[str], object],
     ) -> int:
         """Say all lines; returns how many could not be said. A line that fails does not keep the others from files."""
+        if self.watermark == "require":
+            ready(tts.watermark)
         if self.stream:
+            print("no watermark: a stream is not marked", file=sys.stderr)
             speaker = voice or self.lines[0].passages[0].voice
             options = {"seed": self.seed, "steps": self.steps, **self.controls}
             write_stream(tts, self.lines[0], speaker, sys.stdout.buffer, self.stream, **options)
@@ -250,7 +257,9 @@ class Request:
             seconds = sum(len(speech.wav) for speech in spoken) / tts.sample_rate
             for line, speech in zip(lines, spoken, strict=True):
                 file = self._file(line, take)
-                write_wav(file, speech.wav, tts.sample_rate)
+                wav, note, mark = sign(speech.wav, tts.sample_rate, tts.checkpoint, self.watermark, tts.watermark)
+                write_wav(file, wav, tts.sample_rate, note)
+                print(f"{file}: {mark}", file=sys.stderr)
                 if self.timestamps is not None:
                     several = self.in_folder or self.takes > 1
                     suffix = self.timestamps if self.in_folder else Path(self.timestamps).suffix
@@ -300,7 +309,8 @@ def write_stream(
     if form == "wav":
         rate, unknown = tts.sample_rate, 0xFFFFFFFF
         head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", unknown, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-        file.write(head + struct.pack("<4sI", b"data", unknown - 36))
+        head += comment_chunk(comment(tts.checkpoint, "no watermark"))
+        file.write(head + struct.pack("<4sI", b"data", unknown - len(head)))
     samples = 0
     for wave in tts.stream(line.passages, voice, **options):
         file.write(pcm_bytes(wave))

@@ -20,7 +20,6 @@ from ms_core.speaker import SpeakerEncoder
 from ms_core.text import LANGUAGES, PHONES, phone_table
 from ms_core.tokens import BOUNDARY_IDS, Batch
 
-FORMAT = "ms-model-1"
 OLD_NAMES = {  # of weights, in checkpoints written before 28 November 2026
     "place.": "position_in_phone.",
     ".enter.": ".in_proj.",
@@ -74,6 +73,8 @@ class MobileSpeechModel(nn.Module):
         codec_config: says how many layers and entries the token grid has.
         codebooks: the codec's code vectors (n, bins, c) for `codebook_prior`; None where the codec has none.
     """
+
+    FORMAT = "ms-model-1"  # of its checkpoints
 
     def __init__(self, config: ModelConfig, codec_config: CodecConfig, codebooks: Float[Tensor, "n bins c"] | None):
         super().__init__()
@@ -169,10 +170,12 @@ class MobileSpeechModel(nn.Module):
         layer: Int[Tensor, " b"],
         masked: Bool[Tensor, "b t"],
         latent_weight: float = 0.0,
+        above: bool = False,
     ) -> dict[str, Tensor]:
         """Losses of one batch under the masks that `smd.draw_masks` drew: the layer that each example trains (0-based)
         and its masked frames.
 
+        above: take the cross-entropy of the layers above as well (`MaskConfig.loss`).
         Returns `ce` (mean over masked frames of those layers), `duration` (see `duration_loss`), `latent` (0 unless
         weighted), and per example `layer`, `masked` (count), `ce_sum`, `correct` for the log. Nothing here is random
         but dropout, and nothing waits for the device, so that a CUDA graph can hold it.
@@ -190,8 +193,13 @@ class MobileSpeechModel(nn.Module):
             ce, latent, correct = self._scores(x, copied, batch.codes, layer, latent_weight > 0)
         log_durations = self.predict_durations(states, batch.phones, voice).float()
         ce = ce * masked
+        total, count = ce.sum(), masked.sum()
+        for step in range(1, self.smd.n_q) if above else ():
+            higher, where = layer + step, mask & (layer + step < self.smd.n_q)[:, None]
+            more = self._above(x, batch.codes, higher.clamp_max(self.smd.n_q - 1), where)
+            total, count = total + (more * where).sum(), count + where.sum()
         return {
-            "ce": ce.sum() / masked.sum(),
+            "ce": total / count,
             "duration": duration_loss(log_durations, batch.durations, batch.phones),
             "latent": (latent * masked).sum() / masked.sum(),
             "layer": layer,
@@ -199,6 +207,18 @@ class MobileSpeechModel(nn.Module):
             "ce_sum": ce.detach().sum(1),
             "correct": (correct & masked).sum(1),
         }
+
+    def _above(
+        self,
+        x: Float[Tensor, "b t d"],
+        codes: Int[Tensor, "b n t"],
+        layer: Int[Tensor, " b"],
+        where: Bool[Tensor, "b t"],
+    ) -> Float[Tensor, "b t"]:
+        """Cross-entropy of a layer that was not asked for, from the states alone."""
+        if x.device.type == "cpu":
+            return self._scores_of_masked(x, None, codes, layer, where, False)[0]
+        return self._scores(x, None, codes, layer, False)[0]
 
     def _scores(
         self,
@@ -246,7 +266,7 @@ class MobileSpeechModel(nn.Module):
     def save(self, folder: Path, codec: Codec, provenance: dict[str, object]) -> None:
         """Write fp16 weights and JSON that names the codec whose tokens this model speaks."""
         meta = {
-            "format": FORMAT,
+            "format": self.FORMAT,
             "config": self.config.model_dump(mode="json"),
             "codec_config": self.codec_config.model_dump(mode="json"),
             "decoding": self.decoding.model_dump(mode="json"),
@@ -260,7 +280,7 @@ class MobileSpeechModel(nn.Module):
     @classmethod
     def load(cls, folder: Path, codec: Codec) -> "MobileSpeechModel":
         """Raises CheckpointError when the files are damaged or belong to another codec or phone table."""
-        tensors, meta = load_checkpoint(folder, FORMAT)
+        tensors, meta = load_checkpoint(folder, cls.FORMAT)
         with damaged(folder):
             if meta["token_digest"] != codec.token_digest:
                 raise CheckpointError(

@@ -32,6 +32,7 @@ STAGES = (
     "04_zero_shot",
     "05_ablations",
     "06_mobile_export",
+    "08_detection",  # before the tables of all results
     "07_tables_and_figures",
 )
 KERNEL = "ms-core"  # name of the temporary kernel, which is the interpreter that runs the pipeline

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ms_core.align import align, durations
-from ms_core.audio import AudioError, load_speech, resample
+from ms_core.audio import AudioError, load_speech, normalise, resample
 from ms_core.captions import Speech
 from ms_core.checkpoint import checkpoint_folder
 from ms_core.codec import Codec, load_codec
@@ -31,6 +31,7 @@ from ms_core.tokens import Tokens, Voice, VoiceError
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
 
 ALIGN_RATE = 16_000  # Hz, what the aligner hears
+LONGEST_PAUSE = 0.6  # seconds of silence that a prompt keeps between two words, and at either end
 PROMPT_SECONDS = 10.0  # of a recording, at most: SIM rises with each second up to 8 (results/mini/robustness.md)
 BATCH_FRAMES = 16_384  # of the grids that `synthesize_batch` fills at once, padding included; memory grows with it
 
@@ -91,13 +92,13 @@ class MobileSpeech(Synthesizer):
         EvaluatorError (no text, and no recogniser either).
         """
         source, rate = prompt if isinstance(prompt, tuple) else (prompt, None)
-        wave = load_speech(source, self.sample_rate, source_rate=rate)
+        wave = normalise(load_speech(source, self.sample_rate, source_rate=rate))
         heard = resample(wave, self.sample_rate, ALIGN_RATE)
         text = _transcript(heard) if text is None else text
         phones = align(heard, text)
         codes = self.codec.encode(torch.from_numpy(wave)[None, None].to(self.device))[0].cpu().numpy()  # (n, t)
         frames = durations(phones, codes.shape[1], self.codec.config.frame_rate)
-        whole = Tokens(np.array(phone_ids(phones.phones)), np.array(frames), codes)
+        whole = shorter_pauses(Tokens(np.array(phone_ids(phones.phones)), np.array(frames), codes), self.frame_rate)
         part = whole if seconds is None else first_words(whole, round(seconds * self.codec.config.frame_rate))
         names = tuple(PHONES[i] for i in part.phones)
         return Voice(
@@ -271,6 +272,23 @@ def _padded(conditions: Sequence[Condition]) -> Condition:
         return first
 
     return batch(conditions)
+
+
+def shorter_pauses(utterance: Tokens, frame_rate: float) -> Tokens:
+    """An utterance whose pauses last at most `LONGEST_PAUSE`: silence tells nothing of a voice. Their middles go.
+
+    Of the pauses at both ends the outer part goes.
+    """
+    longest = round(LONGEST_PAUSE * frame_rate)
+    pauses, ends = utterance.words(), np.cumsum(utterance.durations)
+    kept = np.ones(ends[-1], dtype=bool)
+    frames = utterance.durations.copy()
+    for pause in pauses[utterance.durations[pauses] > longest]:
+        first, last = ends[pause] - frames[pause], ends[pause]
+        before = 0 if pause == pauses[0] else longest if pause == pauses[-1] else longest // 2
+        kept[first + before : last - (longest - before)] = False
+        frames[pause] = longest
+    return Tokens(utterance.phones, frames, utterance.codes[:, kept])
 
 
 def first_words(utterance: Tokens, frames: int) -> Tokens:

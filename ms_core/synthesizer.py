@@ -53,6 +53,8 @@ class Synthesizer:
     chunk_phones = CHUNK_PHONES
     language = "en"
     # both are replaced whole, never changed, so that threads may share them
+    checkpoint: str = ""  # sha256 of the model's weights
+    watermark: Path | None = None  # the file with which speech is marked; None takes the installed package
     _kept: tuple[tuple[Voice, Any], ...] = ()  # the voices that spoke last, with their states
     _read: tuple[tuple[Sequence[str], Any, Any], ...] = ()  # phones, states, what they made of them
 

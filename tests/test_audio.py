@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from ms_core import audio
-from ms_core.audio import AudioError, load_speech, read_audio
+from ms_core.audio import AudioError, load_speech, normalise, read_audio
 from ms_core.files import write_wav
 
 RATE = 16_000
@@ -189,3 +189,20 @@ def test_unwritable(tmp_path: Path, name: str, wav: np.ndarray, message: str) ->
     with pytest.raises(AudioError, match=message):
         write_wav(tmp_path / name, wav, RATE)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_is_brought_to_a_usual_level_without_its_offset() -> None:
+    usual = tone(level=0.1)
+    assert normalise(usual) is usual
+    for wav in (0.005 * usual, 8 * usual, usual + np.float32(0.1)):
+        levelled = normalise(wav)
+        assert abs(levelled.mean()) < 1e-3 and np.abs(levelled).max() <= 1
+        assert -30 < 10 * np.log10(np.mean(levelled**2)) < -14
+    assert np.corrcoef(normalise(0.005 * usual), usual)[0, 1] > 0.9999
+
+
+def test_floats_above_full_scale_are_scaled_and_antiphase_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "loud.wav", 5 * tone(), RATE, subtype="FLOAT")
+    assert 0.98 < np.abs(load_speech(tmp_path / "loud.wav", RATE)).max() < 1
+    with pytest.warns(UserWarning), pytest.raises(AudioError, match="2 channels cancel out, as in antiphase"):
+        load_speech(np.stack([tone(), -tone()], 1), RATE)

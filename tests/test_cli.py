@@ -67,7 +67,8 @@ def pair(codec, tmp_path_factory) -> Path:
 def voice(pair, tmp_path_factory) -> Path:
     """A voice file of that pair, made by `ms-core voice`."""
     file = tmp_path_factory.mktemp("voice") / "445.safetensors"
-    made = good("voice", "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--model", pair, "--out", file)
+    words = ["--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--prompt-seconds", 3]
+    made = good("voice", *words, "--model", pair, "--out", file)
     assert re.fullmatch(rf"{re.escape(str(file))}: \d+ phones, \d+ frames, 3.12 s of the prompt\n", made)
     return file
 
@@ -93,6 +94,7 @@ def test_help_is_quick_and_names_every_command():
             "synth",
             "--text-file --jsonl --speed --variety --takes --rhythm --lexicon --show-phones --timestamps --stream",
         ),
+        ("synth", "--watermark auto|require|off"),
         ("voice", "--prompt --prompt-text --prompt-seconds --out --model --list"),
         ("evaluate", "--model --split --conditions --limit --voices --metrics --no-baselines --out --device"),
         ("bench", "--model --threads --seconds --peers --sweep --lengths --passes --json --device"),
@@ -119,7 +121,7 @@ def test_synth_writes_speech_that_the_seed_fixes(pair, voice, tmp_path):
     found = re.fullmatch(rf"{re.escape(str(out))}: (\d+\.\d\d) s of speech, RTF \d+\.\d+ on \d+ threads\n", printed)
     assert rate == 16_000 and float(found[1]) == pytest.approx(len(wav) / rate, abs=0.01)
     first = out.read_bytes()
-    good(*words, "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT)
+    good(*words, "--prompt", PROMPT, "--prompt-text", PROMPT_TEXT, "--prompt-seconds", 3)
     assert out.read_bytes() == first  # an enrolled voice is the prompt
     good(*words, "--voice", voice, "--seed", 1)
     assert out.read_bytes() != first

@@ -10,7 +10,7 @@ from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import MaskConfig
 from ms_core.layers import lengths_to_mask
-from ms_core.model import FORMAT, MobileSpeechModel, duration_loss
+from ms_core.model import MobileSpeechModel, duration_loss
 from ms_core.smd import apply_mask, draw_masks
 from ms_core.text import phone_ids
 from ms_core.tokens import Batch
@@ -250,7 +250,7 @@ def test_damaged_or_foreign_models_are_refused(codec, model, tmp_path) -> None:
     model.save(tmp_path / "m", codec, {})
     with pytest.raises(CheckpointError, match=f"trained on tokens {codec.token_digest}, this codec makes"):
         MobileSpeechModel.load(tmp_path / "m", other)
-    tensors, meta = load_checkpoint(tmp_path / "m", FORMAT)
+    tensors, meta = load_checkpoint(tmp_path / "m", MobileSpeechModel.FORMAT)
     del meta["weights_sha256"]
     name = "position_in_phone.weight"
     for wrong, message in (

@@ -1,5 +1,8 @@
 """Voices, text to speech, and the errors of both."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,15 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from ms_core import paths, synthesis, tokens
 from ms_core.align import Aligned
-from ms_core.audio import AudioError
+from ms_core.audio import AudioError, read_audio
 from ms_core.checkpoint import CheckpointError
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
 from ms_core.crossfade import SHORTEST, blend
-from ms_core.synthesis import MobileSpeech, first_words
+from ms_core.synthesis import LONGEST_PAUSE, MobileSpeech, first_words, shorter_pauses
 from ms_core.synthesizer import KEPT_VOICES, SynthesisError
-from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phonemise
-from ms_core.tokens import Voice, VoiceError
+from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phone_ids, phonemise
+from ms_core.tokens import Tokens, Voice, VoiceError
 
 TEXT = "Hello there, this is a test."
 
@@ -434,6 +437,18 @@ def shipped(codec, model, tmp_path, monkeypatch):
     return paths.shipped("tiny")
 
 
+def test_a_checkpoint_says_its_language_and_an_older_one_speaks_english(shipped) -> None:
+    config = shipped / "model" / "config.json"
+    meta = json.loads(config.read_text())
+    assert meta["language"] == MobileSpeech.from_pretrained("tiny").language == "en"
+    config.write_text(json.dumps({**meta, "language": "zh"}))
+    with pytest.raises(CheckpointError, match="speaks 'zh'; this version reads en"):
+        MobileSpeech.from_pretrained("tiny")
+    del meta["language"]
+    config.write_text(json.dumps(meta))
+    assert MobileSpeech.from_pretrained("tiny").language == "en"
+
+
 def test_a_pair_is_loaded_by_name_or_folder(shipped, codec) -> None:
     by_name, by_folder = MobileSpeech.from_pretrained("tiny"), MobileSpeech.from_pretrained(shipped)
     voice = by_name.load_voice("anna")
@@ -458,3 +473,23 @@ def test_pairs_that_cannot_be_loaded(shipped, codec, tmp_path) -> None:
     other.save(shipped / "codec", {})
     with pytest.raises(CheckpointError, match="use the codec that was saved with the model"):
         MobileSpeech.from_pretrained("tiny")
+
+
+def test_silence_offset_and_level_do_not_change_which_words_a_voice_keeps() -> None:
+    tts = MobileSpeech.from_pretrained("mini")
+    with open(paths.ASSETS / "smoke/manifest.tsv") as file:
+        row = next(csv.DictReader(file, delimiter="\t"))
+    wave, _ = read_audio(paths.ASSETS / "smoke" / row["path"])
+    plain = tts.voice(wave, row["text"], None)
+    quiet = np.zeros(3 * tts.sample_rate, np.float32)
+    for other in (np.concatenate([quiet, wave]), wave + np.float32(0.05), wave * np.float32(0.03)):
+        voice = tts.voice(other, row["text"], None)
+        assert [p for p in voice.phones if p not in "_,."] == [p for p in plain.phones if p not in "_,."]
+        assert abs(voice.codes.shape[1] - plain.codes.shape[1]) <= LONGEST_PAUSE * tts.frame_rate
+
+
+def test_long_pauses_lose_their_middles_alone() -> None:
+    phones, frames = np.array(phone_ids(["_", "AA1", "_", "B", "_"])), np.array([50, 4, 40, 3, 31])
+    cut = shorter_pauses(Tokens(phones, frames, np.arange(128)[None]), 50)
+    assert cut.durations.tolist() == [30, 4, 30, 3, 30]
+    assert cut.codes[0].tolist() == [*range(20, 69), *range(79, 127)]

@@ -1,4 +1,4 @@
-"""The command line: `ms-core synth | voice | data | train | evaluate | bench | cost | export | report | reproduce`.
+"""The command line: `ms-core synth | voice | detect | data | train | evaluate | bench | cost | export | report ...`.
 
 What a person did wrong ends in one line on stderr and exit code 2; only a fault of ours shows a traceback. Whatever
 writes a file writes it whole or not at all. Heavy libraries are imported inside the commands: `--help` must be quick.

@@ -152,9 +152,14 @@ def check_device(name: str) -> str:
 
 def load_config(name: str, changes: list[str] | None = None):
     """A preset with `--set` changes. Raises ConfigError for an unknown name or key, UsageError for no KEY=VALUE."""
-    import yaml
-
     from ms_core.config import load_preset, override
+
+    return override(load_preset(name), parse_changes(changes))
+
+
+def parse_changes(changes: list[str] | None) -> dict[str, object]:
+    """{key: value} of KEY=VALUE, the value read as YAML; raises UsageError."""
+    import yaml
 
     values = {}
     for change in changes or []:
@@ -165,7 +170,7 @@ def load_config(name: str, changes: list[str] | None = None):
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {change!r}: {value!r} is not a YAML value") from None
-    return override(load_preset(name), values)
+    return values
 
 
 def show_version(asked: bool) -> None:

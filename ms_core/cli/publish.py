@@ -46,12 +46,15 @@ def export(
     to: Annotated[Runtime, typer.Option(help="The runtime that shall run it.")] = Runtime.onnx,
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
+    watermark: Annotated[bool, typer.Option("--watermark", help="With what marks speech as synthetic: 5 MB.")] = False,
 ) -> None:
     """Export a model for a phone; `python -m ms_core.export.runtime` speaks with an ONNX export, without torch."""
     from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.synthesis import MobileSpeech
 
     if to is Runtime.executorch:
+        if watermark:
+            raise UsageError("--watermark is of --to onnx, whose runtime marks")
         from ms_core.export.executorch import export_executorch, need_executorch
 
         need_executorch()
@@ -61,7 +64,7 @@ def export(
         from ms_core.export.onnx import export as run
 
         provenance = read_provenance(checkpoint_folder(model))
-        folder = run(MobileSpeech.from_pretrained(model), out, int8, provenance)
+        folder = run(MobileSpeech.from_pretrained(model), out, int8, provenance, watermark=watermark)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 

@@ -1,4 +1,4 @@
-"""`synth` and `voice`: texts in a voice, and a voice out of a recording."""
+"""`synth`, `voice` and `detect`: texts in a voice, a voice out of a recording, and whether a sound is synthetic."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +32,14 @@ class Stream(StrEnum):
     wav = "wav"
 
 
+class Watermark(StrEnum):
+    """When `synth` marks; `ms_core.detect.watermark.POLICIES`."""
+
+    auto = "auto"
+    require = "require"
+    off = "off"
+
+
 @command("synth")
 def synth(
     text: Annotated[str | None, typer.Option(help="What to say, in English; [pause:0.5], [voice:NAME], SSML.")] = None,
@@ -63,8 +71,12 @@ def synth(
         typer.Option(help="File for the times of words: .json, .srt or .vtt; for a folder the suffix alone."),
     ] = None,
     stream: Annotated[Stream | None, typer.Option(help="Write to stdout while it speaks: 16-bit PCM, or WAV.")] = None,
+    watermark: Annotated[
+        Watermark,
+        typer.Option(help="Mark the speech as synthetic: where the extra is installed, or else fail; or not."),
+    ] = Watermark.auto,
 ) -> None:
-    """Say texts with the voice of a recording."""
+    """Say texts with the voice of a recording. A WAV's comment says that it is synthetic, whatever --watermark."""
     options = SimpleNamespace(**{**locals(), "stream": stream and stream.value})
     from ms_core.audio import read_audio
     from ms_core.lines import Request, shown_phones
@@ -144,3 +156,22 @@ def voice(
     speaker.save(out)
     seconds = speaker.codes.shape[1] / tts.codec.config.frame_rate
     typer.echo(f"{out}: {len(speaker.phones)} phones, {speaker.codes.shape[1]} frames, {seconds:.2f} s of the prompt")
+
+
+@command("detect")
+def detect(files: Annotated[list[Path], typer.Argument(help="Recordings, at least half a second each.")]) -> None:
+    """Say of recordings how probably this package's models spoke them, and whether they bear a watermark."""
+    from ms_core.audio import read_audio
+    from ms_core.detect import detect as run
+    from ms_core.detect.watermark import PRESENT, WatermarkError, read
+
+    for file in files:
+        wav, rate = read_audio(file)
+        found = run(wav, rate)
+        verdict = "synthetic" if found.synthetic else "not found to be synthetic"
+        try:
+            marked = "watermark Perth" if read(wav, rate) >= PRESENT else "no watermark"
+        except WatermarkError as error:
+            marked = f"watermark not looked for ({error})"
+        alarms = f"threshold at {found.false_alarms:.0%} false alarms"
+        typer.echo(f"{file}: {found.probability:.3f}, {verdict} ({alarms}), {found.seconds:.2f} s looked at, {marked}")

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from ms_core import paths
-from ms_core.cli.common import Changes, PartMb, PresetName, Processes, UsageError, check_out, command, load_config
+from ms_core.cli.common import (
+    Changes,
+    PartMb,
+    PresetName,
+    Processes,
+    UsageError,
+    check_out,
+    command,
+    load_config,
+    parse_changes,
+)
 
 
 class Part(StrEnum):
@@ -15,6 +25,7 @@ class Part(StrEnum):
 
     codec = "codec"
     model = "model"
+    ablations = "ablations"
 
 
 class Corpus(StrEnum):
@@ -134,7 +145,7 @@ def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) ->
 
 @command("train")
 def train(
-    part: Annotated[Part, typer.Argument(help="The codec first, then the model.")],
+    part: Annotated[Part, typer.Argument(help="The codec first, then the model; or the ablation study's variants.")],
     preset: PresetName = "mini",
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes and export.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
@@ -144,11 +155,25 @@ def train(
     pack: Annotated[
         list[Path] | None, typer.Option(help="Train the model from this pack of `data --pack`; more than once: all.")
     ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Of the ablations, these alone, in this order.")
+    ] = None,
     part_mb: PartMb = None,
     processes: Processes = 1,
     changes: Changes = None,
 ) -> None:
-    """Train the codec or the model of a preset; a run that was stopped goes on with --resume."""
+    """Train the codec or the model of a preset; a run that was stopped goes on with --resume.
+
+    Ablations (presets/ablations.yaml) are trained from a pack one after another, each into a folder of its own: what is
+    finished there is left alone, and the same command goes on where it was stopped. --minutes are of each.
+    """
+    if part is Part.ablations:
+        if not pack or resume or replace or start or part_mb or processes != 1:
+            raise UsageError("ablations need --pack, and take --only, --minutes, --out, --preset and --set beside it")
+        _train_ablations(preset, pack, out, only, minutes, changes)
+        return
+    if only:
+        raise UsageError(f"--only {only} is of ablations alone")
     config = load_config(preset, changes)
     if part_mb and not pack:
         raise UsageError("--part-mb is of --pack: give it too")
@@ -178,3 +203,21 @@ def train(
         done = f"{export}: model; {pair}: codec and model, speak with `ms-core synth --model {pair}`"
     if training_runs.is_main():
         typer.echo(done)
+
+
+def _train_ablations(
+    preset: str, packs: list[Path], out: Path | None, only: str | None, minutes: float | None, changes: list[str] | None
+) -> None:
+    """Train the ablation study's variants, or those that are named."""
+    from ms_core.config import load_preset, load_variants
+    from ms_core.training.ablations import train_variants
+    from ms_core.training.pack import Pack
+
+    study = load_variants()
+    variants = study.presets(load_preset(preset), parse_changes(changes))
+    networks = {name: variant.network for name, variant in study.variants.items()}
+    names = only.split(",") if only else list(variants)
+    if unknown := [name for name in names if name not in variants]:
+        raise UsageError(f"--only {','.join(unknown)}: choose among {', '.join(variants)}")
+    chosen = {name: variants[name] for name in names}
+    train_variants(chosen, Pack.read_all(packs), out or paths.runs() / "ablations", minutes, networks, typer.echo)

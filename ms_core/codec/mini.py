@@ -128,6 +128,12 @@ class MiniCodec(nn.Module):
             left.append(((residual.square().sum() + lost) / total).item())
         return left
 
+    def lowest(self, layers: int) -> "MiniCodec":
+        """The same codec with its lowest so many codebooks alone, which is another codec by its tokens."""
+        codec = MiniCodec(self.config.model_copy(update={"n_q": layers}))
+        codec.load_state_dict({**self.state_dict(), "books": self.books[:layers]})
+        return codec.eval()
+
     def save(self, folder: Path, provenance: dict[str, object]) -> None:
         """Write weights (decoder in fp16, all that decides the tokens in fp32) and JSON."""
         tensors = {k: v.half() if k.startswith("decoder.") else v for k, v in self.state_dict().items()}

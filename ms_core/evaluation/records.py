@@ -53,6 +53,10 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
     "duration_ratio_share": "fraction",
     "enrolment_refused": "fraction",
     "prompt_seconds": "s",
+    "eer": "fraction",
+    "miss_at_1pct_fa": "fraction",
+    "flagged": "fraction",
+    "watermark_read": "fraction",
     "time_ratio": "ratio",
     "peak_rss_mb": "MB",
     "audio_seconds": "s",
@@ -64,7 +68,7 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
 
 Study = Literal[
     "quality", "listening", "hard-texts", "noisy-prompts", "prompt-lengths", "adaptation", "exports", "bench", "stream",
-    "model", "corpus", "codec", "training", "ablations", "decoding", "attention", "cost",
+    "model", "corpus", "codec", "training", "ablations", "decoding", "attention", "cost", "detection",
 ]  # fmt: skip
 NAMED = {  # what sets a system apart -> its form in names
     "condition": "{}", "snr_db": "{:g}db", "prompt_seconds": "prompt-{:g}s", "runtime": "{}", "precision": "{}",

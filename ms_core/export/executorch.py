@@ -26,7 +26,8 @@ from ms_core.synthesis import MobileSpeech
 
 LIMITS = {"p": 256, "q": 128, "s": 512, "t": 1024, "r": 1024}
 """Greatest lengths: phones of a part and of the prompt, frames of the prompt (10 s), of a part (20 s), to be filled."""
-TABLES = ("codebooks", "head", "residual")  # from which, as from embeddings, rows or layers are gathered
+# from which rows or layers are gathered
+TABLES = ("smd.embedding.weight", "smd.head", "prior.codebooks", "prior.residual")
 MADE_WITH = ("torch", "executorch", "torchao")
 
 
@@ -57,9 +58,9 @@ def to_int8(module: nn.Module) -> nn.Module:
 
     module = copy.deepcopy(module)
     quantize_(module, Int8DynamicActivationIntxWeightConfig(weight_granularity=PerAxis(0)), large)
-    for part in module.modules():
+    for path, part in module.named_modules():
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
-            if (name in TABLES or isinstance(part, nn.Embedding)) and tensor.numel() >= SMALLEST_QUANTISED:
+            if f"{path}.{name}".endswith(TABLES) and tensor.numel() >= SMALLEST_QUANTISED:
                 half = tensor.detach().half()
                 setattr(part, name, nn.Parameter(half, False) if isinstance(tensor, nn.Parameter) else half)
     return module

@@ -25,6 +25,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import save_file
 
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
+from ms_core.detect.watermark import FILE, perth, save_encoder
 from ms_core.export.graphs import Graph, graphs
 from ms_core.export.runtime.manifest import FORMAT, NAME, CodecConstants, Decoding, digest
 from ms_core.export.runtime.runtime import CONSTANTS, VECTORS
@@ -171,6 +172,7 @@ def export(
     provenance: Mapping[str, object] | None = None,
     licence: str = LICENCE,
     converted: Mapping[str, onnx.ModelProto] | None = None,
+    watermark: bool = False,
 ) -> Path:
     """Write the folder that `ms_core.export.runtime.MobileRuntime` reads, and return it.
 
@@ -179,10 +181,14 @@ def export(
         int8: see `to_int8`.
         provenance: what the manifest shall say about the checkpoint's making; JSON values.
         converted: what `convert(tts)` returned, to spare doing it again.
+        watermark: also write what marks speech (`detect.watermark`); raises WatermarkError where it is not installed.
 
     Raises ExportError for a folder with other files, or another codec than MiniCodec. The folder appears whole or not
     at all.
     """
+
+    if watermark:
+        perth()  # minutes of work come before it is written
 
     def write(temporary: Path) -> dict[str, object]:
         for name, proto in (convert(tts) if converted is None else converted).items():
@@ -190,6 +196,8 @@ def export(
             copy.CopyFrom(to_int8(proto) if int8 else proto)
             _share_tables(copy, temporary)
             (temporary / f"{name}.onnx").write_bytes(copy.SerializeToString(deterministic=True))
+        if watermark:
+            save_encoder(temporary / FILE)
         return {"precision": "int8" if int8 else "fp32", "opset": OPSET}
 
     return write_folder(tts, folder, write, ("torch", "onnx", "onnxruntime"), provenance, licence)

@@ -32,11 +32,12 @@ class AcousticTask:
     """
 
     hours: float
+    network: type[MobileSpeechModel] = MobileSpeechModel
 
     def __init__(self, preset: Preset, codec: Codec, start: Path | None = None):
         self.preset, self.config, self.codec, self.start = preset, preset.train_model, codec, start
         torch.manual_seed(self.config.seed)  # initial weights
-        model = MobileSpeechModel(preset.model, codec.config, codec.codebooks())
+        model = self.network(preset.model, codec.config, codec.codebooks())
         if model.speaker is not None and start is None:
             model.speaker.initialise(codec)
         if start is not None:
@@ -75,7 +76,8 @@ class AcousticTask:
     def loss(self, networks: dict[str, nn.Module], name: str, inputs: tuple[Tensor, ...], step: int, rank: int):
         """See `train.Task`; no step differs from another."""
         *tokens, layer, masked = inputs
-        out = networks[name](Batch(*tokens), layer, masked, self.config.latent_weight)
+        above = self.preset.mask.loss == "all"
+        out = networks[name](Batch(*tokens), layer, masked, self.config.latent_weight, above)
         loss = out["ce"] + self.config.duration_weight * out["duration"] + self.config.latent_weight * out["latent"]
         logs = {k: out[k].detach() for k in ("ce", "duration", "latent")}
         return loss, {"loss": loss.detach(), **logs, **self.by_layer(out)}

@@ -149,6 +149,13 @@ class Pack:
             part.check(codec.config.bins, str(path))
         return cls(*parts, codec.eval(), meta["about"])
 
+    def lowest(self, layers: int) -> "Pack":
+        """The same speech in the codec's lowest so many layers; itself where it has no more."""
+        if layers >= self.codec.config.n_q:
+            return self
+        train, dev = (replace(part, codes=part.codes[:layers]) for part in (self.train, self.dev))
+        return Pack(train, dev, self.codec.lowest(layers), self.about)
+
     @classmethod
     def read_all(cls, files: Sequence[Path]) -> "Pack":
         """Several packs of one codec as one: their training speech together, the first one's dev speech."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_core import lines as work
+from ms_core.detect.watermark import POLICIES, sign
 from ms_core.export.runtime import MobileRuntime
 from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.files import write_wav
@@ -36,6 +37,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--show-phones", action="store_true", help="print words and phones")
     parser.add_argument("--timestamps", help="file for the times of words: .json, .srt, .vtt; for a folder the suffix")
     parser.add_argument("--stream", choices=work.STREAMS, help="write to stdout while it speaks: 16-bit PCM, or WAV")
+    parser.add_argument("--watermark", choices=POLICIES, default="auto", help="mark the speech as synthetic")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="with --json: say it so often, and report each time")
     parser.add_argument("--codes", help="also write the tokens of the text's first part (.npy), to compare machines")
@@ -89,7 +91,8 @@ def _timed(
         wav = runtime.synthesize(given.text, voice, given.seed, request.steps, timings, **request.controls)
         took = {"total": time.perf_counter() - begin, "total_cpu": time.process_time() - begin_cpu}
         runs.append({**timings, **took})
-    write_wav(given.out, wav, runtime.sample_rate)
+    wav, comment, _ = sign(wav, runtime.sample_rate, runtime.checkpoint, given.watermark, runtime.watermark)
+    write_wav(given.out, wav, runtime.sample_rate, comment)
     measured = {"load": load, "voice": enrolled, "runs": runs, "audio_seconds": len(wav) / runtime.sample_rate}
     print(json.dumps({**measured, "peak_rss_mb": peak_rss_mb()}))
 

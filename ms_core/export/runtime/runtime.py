@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ms_core.decoding import Pass, length_regulate
+from ms_core.detect.watermark import FILE
 from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
 from ms_core.synthesizer import Synthesizer
@@ -55,6 +56,7 @@ class MobileRuntime(Synthesizer):
         self.frame_rate = codec.sample_rate / codec.hop
         self.decoding, self.token_digest = self.manifest.decoding, self.manifest.token_digest
         self.chunk_phones = self.manifest.chunk_phones
+        self.checkpoint, self.watermark = self.manifest.checkpoint_sha256, self.folder / FILE
         try:
             vectors = np.fromfile(
                 self.folder / VECTORS, np.float16 if self.manifest.precision == "int8" else np.float32
@@ -70,8 +72,7 @@ class MobileRuntime(Synthesizer):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # an arena, and a plan of it, keep the memory of the longest text: 70 MB, for 1 % less time
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.enable_mem_pattern = False  # a plan for each length of a text would keep 30 MB, and saves no time
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads cost battery
         try:
             return onnxruntime.InferenceSession(
