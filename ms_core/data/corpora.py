@@ -106,6 +106,12 @@ def _libriheavy_cuts(folder: Path, split: str) -> Iterator[MonoCut]:
         yield cut.with_id(cut.id.replace("/", "-"))  # ids name files
 
 
+ELSEWHERE = {  # sets of our manifest that are no part of LibriSpeech -> how to come by them
+    "train-accented": "ms-core data --download speechocean762",
+    "train-open": "readers of two Apache-2.0 repositories, told in CONTRIBUTING.md, which cannot be fetched here",
+}
+
+
 def archives(config: DataConfig, split: str | None = None) -> list[str]:
     """Names of a corpus's archives that a split (by default all three of the config) is in.
 
@@ -122,9 +128,14 @@ def archives(config: DataConfig, split: str | None = None) -> list[str]:
     if config.corpus not in known:
         raise DataError(f"corpus {config.corpus!r} comes with the package: there is nothing to fetch")
     names = [split] if split else [config.train, config.dev, config.test]
-    parts = [part for name in names for part in name.split("+")]
+    parts = [part for name in names for part in name.split("+") if split or part not in ELSEWHERE]
     if config.corpus == "librispeech":
         parts = [PARTS.get(part, part) for part in parts]
+    if strange := [part for part in parts if part in ELSEWHERE]:
+        raise DataError(
+            f"set {strange[0]} of librispeech's manifest is from elsewhere: {ELSEWHERE[strange[0]]}; without it: "
+            "--set data.train=train+train-accented"
+        )
     if unknown := [part for part in parts if part not in known[config.corpus]]:
         sets = f" or sets {', '.join(PARTS)}" if config.corpus == "librispeech" else ""
         raise DataError(
