@@ -32,8 +32,8 @@ STAGES = (
     "04_zero_shot",
     "05_ablations",
     "06_mobile_export",
-    "08_detection",  # before the tables of all results
     "07_tables_and_figures",
+    "08_detection",
 )
 KERNEL = "ms-core"  # name of the temporary kernel, which is the interpreter that runs the pipeline
 STATE = "stages.json"  # stage -> the digest of what it rests on, and the files that it wrote
@@ -195,7 +195,7 @@ def stage_digest(stage: Stage, package: Path = paths.PACKAGE) -> str:
         digest.update(f"{file.relative_to(package)}\n{_bare(file.read_text())}\n".encode())
     inputs = [file for folder in ("assets", "presets") for file in sorted((package / folder).rglob("*"))]
     inputs += [paths.data() / "manifest.tsv"]
-    if stage.name == STAGES[-1]:
+    if stage.name in STAGES[-2:]:
         inputs += sorted(paths.results(str(stage.parameters["PRESET"])).glob("*.json*"))
     for file in inputs:
         if file.is_file():

@@ -196,8 +196,9 @@ def test_phones_are_shown_and_a_lexicon_changes_them(tmp_path):
 def test_speech_streams_to_a_pipe(pair, voice, tmp_path):
     words = [sys.executable, "-m", "ms_core.cli", "synth", "--text", "Hello there.", "--voice", voice, "--model", pair]
     done = subprocess.run([*map(str, words), "--stream", "raw"], capture_output=True, check=True)
-    good(*map(str, words[3:]), "--out", tmp_path / "o.wav")
-    assert done.stdout == (tmp_path / "o.wav").read_bytes()[44:]
+    good(*map(str, words[3:]), "--out", tmp_path / "o.wav", "--watermark", "off")
+    assert done.stdout == soundfile.read(tmp_path / "o.wav", dtype="int16")[0].tobytes()
+    assert done.stderr.decode().splitlines() == ["no watermark: a stream is not marked"]
     assert "it goes without --out" in refused(*words[3:], "--stream", "wav", "--out", tmp_path / "o.wav")
 
 
@@ -240,9 +241,12 @@ def test_the_authors_clips_are_a_condition_without_a_model(tmp_path, monkeypatch
 
 
 def test_warnings_are_plain_lines(pair, voice, tmp_path):
-    result = ms("synth", "--text", "Hello 🎉 there.", "--voice", voice, "--model", pair, "--out", tmp_path / "o.wav")
+    words = ["--voice", voice, "--model", pair, "--out", tmp_path / "o.wav", "--watermark", "off"]
+    result = ms("synth", "--text", "Hello 🎉 there.", *words)
     assert result.exit_code == 0
-    assert result.stderr.splitlines() == ["warning: dropped symbols that have no reading: 🎉 (PARTY POPPER)"]
+    warning, mark = result.stderr.splitlines()
+    assert warning == "warning: dropped symbols that have no reading: 🎉 (PARTY POPPER)"
+    assert mark == f"{tmp_path / 'o.wav'}: no watermark, as asked"
 
 
 @pytest.fixture(scope="session")
