@@ -6,12 +6,16 @@ anyone gets the same sets out of the published archives.
 """
 
 import csv
+import re
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.error import URLError
 
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.audio.utils import AudioLoadingError
 from lhotse.utils import resumable_download, safe_extract
 
 from ms_core import paths
@@ -55,7 +59,28 @@ def read_cuts(config: DataConfig, split: str) -> CutSet:
         rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if r["set"] == split]
     if not rows:
         raise DataError(f"{manifest} has no utterance of set {split!r}")
-    return CutSet.from_cuts(_cut(row, root) for row in rows)
+    names = [row["utt"] for row in rows]
+    if strange := [name for name in names if not re.fullmatch(r"\w[\w.-]*", name)]:  # they name files
+        raise DataError(f"{manifest}: utterance {strange[0]!r}: a name holds letters, digits, '_', '-' and '.' alone")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{manifest}: set {split!r} has utterance {twice!r} twice: give each a name of its own")
+    return CutSet.from_cuts(_readable(rows, root, split))
+
+
+def _readable(rows: Sequence[dict[str, str]], root: Path, split: str) -> list[MonoCut]:
+    """Cuts of the recordings that can be read; a warning counts the others. DataError where none can."""
+    cuts, unread = [], []
+    for row in rows:
+        try:
+            cuts.append(_cut(row, root))
+        except (OSError, AudioLoadingError) as error:
+            unread.append(f"{root / row['path']} ({' '.join(str(error).split())[:160]})")
+    if not cuts:
+        raise DataError(f"none of the {len(rows)} recordings of set {split!r} can be read, the first: {unread[0]}")
+    if unread:
+        warnings.warn(f"{len(unread)} recordings of {split!r} are unreadable, the first: {unread[0]}", stacklevel=3)
+    return cuts
 
 
 def _cut(row: dict[str, str], root: Path) -> MonoCut:
@@ -150,12 +175,26 @@ def download(config: DataConfig, split: str | None = None, root: Path | None = N
     speechocean762, which lhotse has no recipe for, is fetched whole and becomes the set `train-accented`.
 
     LibriSpeech gets `manifest.tsv` too, once all parts of the selection are there. Returns the archives' names. Raises
-    DataError as `archives`, OSError without a network.
+    DataError as `archives`, and without a network.
     """
-    from lhotse.recipes import download_librispeech, download_libritts
-
     root = Path(root or paths.data())
     parts = archives(config, split)
+    try:
+        return _fetch(config, parts, root)
+    except URLError as error:
+        for path in (path for part in parts for path in root.glob(f"**/{part.removesuffix('.tar.gz')}*.t*gz")):
+            if not path.stat().st_size:  # what a failed download leaves
+                path.unlink()
+        where = SPEECHOCEAN if config.corpus == "speechocean762" else "openslr.org (12 and 31 LibriSpeech, 60 LibriTTS)"
+        raise DataError(
+            f"{', '.join(parts)} cannot be fetched from {where} ({error.reason}): is there a network? What "
+            f"was fetched by other means and unpacked in {root} is taken"
+        ) from error
+
+
+def _fetch(config: DataConfig, parts: list[str], root: Path) -> list[str]:
+    from lhotse.recipes import download_librispeech, download_libritts
+
     if config.corpus == "speechocean762":
         archive = root / parts[0]
         if not (root / "speechocean762").is_dir():

@@ -4,6 +4,8 @@ import gzip
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -189,3 +191,40 @@ def test_reading_ahead_is_ordered_and_bounded() -> None:
     assert begun == list(range(50))
     with ThreadPoolExecutor(1) as pool:
         assert list(prefetch(pool, work, [3])) == [9]
+
+
+def test_a_damaged_file_is_left_out_and_names_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    header = "set\tutt\tspeaker\tsex\tseconds\tpath\ttext\n"
+    soundfile.write(tmp_path / "good.flac", speech(1.0, 0), 16_000)
+    (tmp_path / "bad.flac").write_bytes(b"no sound")
+
+    def manifest(*rows: tuple[str, str]) -> None:
+        lines = (f"train\t{utt}\t1\tF\t1.0\t{path}\tTHE WORDS\n" for utt, path in rows)
+        (tmp_path / "manifest.tsv").write_text(header + "".join(lines))
+
+    manifest(("1-a", "good.flac"), ("1-b", "bad.flac"), ("1-c", "none.flac"))
+    with pytest.warns(UserWarning, match="2 recordings of 'train' are unreadable, the first: .*bad.flac"):
+        assert [cut.id for cut in corpora.read_cuts(PRESET.data, "train")] == ["1-a"]
+    manifest(("1-b", "bad.flac"))
+    with pytest.raises(DataError, match="none of the 1 recordings of set 'train' can be read"):
+        corpora.read_cuts(PRESET.data, "train")
+    manifest(("1-a", "good.flac"), ("1-a", "good.flac"))
+    with pytest.raises(DataError, match="utterance '1-a' twice"):
+        corpora.read_cuts(PRESET.data, "train")
+    for name in ("../evil", "a/b", ".hidden"):
+        manifest((name, "good.flac"))
+        with pytest.raises(DataError, match="a name holds letters, digits"):
+            corpora.read_cuts(PRESET.data, "train")
+
+
+def test_a_failed_download_says_from_where_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(url, filename, **options):
+        Path(filename).touch()
+        raise URLError("no address")
+
+    monkeypatch.setattr(corpora, "resumable_download", fail)
+    config = PRESET.data.model_copy(update={"corpus": "speechocean762"})
+    with pytest.raises(DataError, match=r"cannot be fetched from https://.*speechocean762.tar.gz \(no address\)"):
+        corpora.download(config, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
