@@ -102,7 +102,9 @@ def test_stored_outputs_stand_on_check_cells_alone(notebook):
             assert "nbval-ignore-output" in tags(cell), cell.source
     assert any("check" in tags(cell) for cell in code_cells(notebook))
     assert notebooks.strip(nbformat.from_dict(notebook)) == notebook  # nothing that a commit would take away
-    link = f"(../results/mini/notebooks/{STAGES[int(notebook.cells[0].source[2]) - 1]}.ipynb)"
+    stage = STAGES[int(notebook.cells[0].source[2]) - 1]
+    # what notebook 8 measures takes half an hour: its records stand for an executed copy
+    link = "(../results/mini/detection.json)" if stage.startswith("08") else f"(../results/mini/notebooks/{stage}.ipynb)"
     assert link in notebook.cells[0].source
 
 
