@@ -50,8 +50,10 @@ __all__ = [
 ]
 
 LANGUAGES = {"en": "ms_core.english"}
-"""The languages that can be read, each with the package that has its front end, its readings and its phone table: what
-`ms_core.english` names in `__all__`."""
+"""The languages that can be read, each with the package that has its front end and its readings: what `ms_core.english`
+names in `__all__`."""
+PHONE_TABLES = {"en": PHONES}
+"""The phone table of each of them."""
 
 MAX_WORDS = 2000
 """The longest text that is read at once: about a quarter of an hour of speech."""
@@ -66,15 +68,23 @@ FIRST_PHONES = 48
 """Of a streamed text's first part, where a pause is that near: about 4 s, so that sound starts early. Our choice."""
 
 
-def _language(name: str) -> ModuleType:
+def _check_language(name: str) -> None:
     if name not in LANGUAGES:
         raise TextError(f"cannot read the language {name!r}; allowed are {', '.join(LANGUAGES)}")
+
+
+def _language(name: str) -> ModuleType:
+    _check_language(name)
     return import_module(LANGUAGES[name])
 
 
 def phone_table(language: str = "en") -> tuple[str, ...]:
-    """The symbols that a model of a language is given; a symbol's index is its id. TextError for one unknown."""
-    return _language(language).PHONES
+    """The symbols that a model of a language is given; a symbol's index is its id. TextError for one unknown.
+
+    Needs nothing of the front end, which a machine that only trains may lack.
+    """
+    _check_language(language)
+    return PHONE_TABLES[language]
 
 
 def normalise(text: str, language: str = "en") -> list[str]:

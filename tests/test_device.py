@@ -97,11 +97,18 @@ def test_a_tensor_left_behind_is_noticed(leave, fake) -> None:
 def test_time_of_a_device_that_runs_beside_counts_where_it_was_begun(codec, monkeypatch) -> None:
     voice = new_voice(codec)
     tts = MobileSpeech(codec, new_model(codec), DecodingConfig(steps=(1, 1, 1)))
-    encode, queue = tts.encode_voice, []
-    monkeypatch.setattr(tts, "encode_voice", lambda voice: queue.append(1.0) or encode(voice))
+    encode, queue, begun = tts.encode_voice, [], []
+
+    def begin(voice):
+        if not begun:  # later calls find it kept
+            queue.append(1.0)
+        begun.append(voice)
+        return encode(voice)
+
+    monkeypatch.setattr(tts, "encode_voice", begin)
     monkeypatch.setattr(tts, "_wait", lambda: time.sleep(sum(queue)) or queue.clear())
     tts.synthesize("Go.", voice)  # the dictionary is read
-    queue.clear()
+    queue.clear(), begun.clear()
     tts.synthesize("Go.", voice, timings=(timings := {}))
     assert timings.pop("prompt") >= 1.0 and timings.pop("passes") == 3
     assert timings.keys() == {"text", "duration", "smd", "codec"} and sum(timings.values()) < 1.0

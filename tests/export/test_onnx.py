@@ -14,7 +14,6 @@ import pytest
 import torch
 from conftest import CODEC, new_model, stir, utterance
 
-from ms_core import paths
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
 from ms_core.decoding import length_regulate
@@ -312,7 +311,7 @@ def test_compare_and_records(tts, folders, voice) -> None:
 
 
 def test_what_executorch_gives_is_said_from_records() -> None:
-    said = executorch_summary(read_records(paths.results("mini") / "executorch.json"))
+    said = executorch_summary(read_records(Path(__file__).with_name("executorch.json")))  # of an earlier model
     assert said.startswith("On 10 texts, in fp32 they take ") and " MB and give 100 % of PyTorch's tokens" in said
     with pytest.raises(ValueError, match="no record of size_mb in fp32"):
         executorch_summary([])
