@@ -128,7 +128,9 @@ class MobileSpeech(Synthesizer):
         model = deepcopy(self.model)
         try:
             for name in sorted({name.rpartition(".")[0] for name in voice.adapter}):
-                a, b = (torch.from_numpy(voice.adapter[f"{name}.{part}"]).to(self.device) for part in ("a", "b"))
+                a, b = (
+                    torch.from_numpy(voice.adapter[f"{name}.{part}"]).float().to(self.device) for part in ("a", "b")
+                )
                 model.smd.blocks.get_submodule(name).weight += b @ a
         except (AttributeError, KeyError, RuntimeError) as error:
             raise VoiceError(f"this voice's changes do not fit the model ({error}): enrol and adapt again") from None

@@ -105,7 +105,10 @@ def _batches(tts: MobileSpeech, utterance: tuple, steps: int, seed: int) -> Iter
     ]
     batches = TokenBatches(Utterances.of([utterance, *rehearsed]), tts.codec, CUTS, tts.device)
     generator = torch.Generator(tts.device).manual_seed(seed)
+    chosen = torch.zeros(EXAMPLES + REHEARSED, dtype=torch.long, device=tts.device)
     for _ in range(steps):
-        chosen = torch.randint(1, len(rehearsed) + 1, (REHEARSED,), generator=generator, device=tts.device)
-        first = torch.zeros(EXAMPLES + (0 if rehearsed else REHEARSED), dtype=torch.long, device=tts.device)
-        yield batches.draw(batches.shapes[0], generator, torch.cat([first, chosen]) if rehearsed else first)
+        if rehearsed:
+            chosen[EXAMPLES:] = torch.randint(
+                1, len(rehearsed) + 1, (REHEARSED,), generator=generator, device=tts.device
+            )
+        yield batches.draw(batches.shapes[0], generator, chosen)
