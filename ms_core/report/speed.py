@@ -185,6 +185,14 @@ def size_speed(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def _lines(records: Sequence[Record], metric: str, at: str) -> dict[str, list[tuple[float, Record]]]:
+    """A metric's records by what made them, each with the place on its line: the field `at`."""
+    lines: dict[str, list[tuple[float, Record]]] = {}
+    for r in sorted((r for r in records if r.metric == metric), key=lambda r: (system_order(r), getattr(r, at) or 0)):
+        lines.setdefault(label(r).split(", ")[-1], []).append((getattr(r, at), r))
+    return lines
+
+
 def token_agreement(records: Sequence[Record]) -> Figure:
     """Share of tokens that equal fp32 PyTorch's, by layer and precision. Raises ValueError without a record."""
     told = [r for r in records if r.metric in AGREEMENT]
@@ -193,10 +201,7 @@ def token_agreement(records: Sequence[Record]) -> Figure:
     figure, axes = subplots(1, len(AGREEMENT), WIDE, 2.2, sharey=True)
     with mpl.rc_context(STYLE):
         for axis, (metric, title) in zip(axes, AGREEMENT.items(), strict=True):
-            lines: dict[str, list[tuple[float, Record]]] = {}
-            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.layer or 0)):
-                lines.setdefault(label(r).split(", ")[-1], []).append((r.layer, r))
-            estimate_lines(axis, lines)
+            estimate_lines(axis, _lines(told, metric, "layer"))
             axis.set_title(f"equal tokens, {title} ↑")
             axis.set_xlabel("codec layer")
             axis.set_ylim(0, 1.05)
@@ -216,13 +221,10 @@ def first_audio(records: Sequence[Record]) -> Figure:
     figure, axes = subplots(1, len(STREAM), WIDE, 2.2, sharey=True)
     with mpl.rc_context(STYLE):
         for axis, (metric, title) in zip(axes, STREAM.items(), strict=True):
-            lines: dict[str, list[tuple[float, Record]]] = {}
-            for r in sorted((r for r in told if r.metric == metric), key=lambda r: (system_order(r), r.words or 0)):
-                lines.setdefault(label(r).split(", ")[-1], []).append((r.words, r))
             axis.set_yscale("log")
             axis.set_xlabel("words in the text")
             axis.set_title(f"seconds until the {title} ↓" if metric == "first_audio_s" else f"seconds until {title} ↓")
-            estimate_lines(axis, lines)
+            estimate_lines(axis, _lines(told, metric, "words"))
             name_lines(axis)
         threads = told[0].threads
         caption(figure, f"{threads} thread{'s' * (threads != 1)}, {_timed(told)}", INTERVAL)
