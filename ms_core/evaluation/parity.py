@@ -28,8 +28,8 @@ from ms_core.evaluation.sweep import agreement, agreement_records
 from ms_core.export.executorch import MADE_WITH, ExecutorchRuntime, export_executorch, need_executorch
 from ms_core.export.onnx import ExportError
 from ms_core.export.runtime import MobileError, MobileRuntime
+from ms_core.speaking.synthesizer import Synthesizer
 from ms_core.synthesis import MobileSpeech
-from ms_core.synthesizer import Synthesizer
 from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice, VoiceError, shipped_voices
 

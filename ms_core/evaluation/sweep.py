@@ -23,8 +23,8 @@ from ms_core.evaluation.bench import bench_records, passage, reset_peak_rss, tex
 from ms_core.evaluation.eval_set import PROMPT_SECONDS
 from ms_core.evaluation.records import Provenance, Record
 from ms_core.export.runtime.memory import peak_rss_mb
+from ms_core.speaking.synthesizer import Synthesizer
 from ms_core.synthesis import MobileSpeech
-from ms_core.synthesizer import Synthesizer
 from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice
 
