@@ -173,5 +173,5 @@ def detect(files: Annotated[list[Path], typer.Argument(help="Recordings, at leas
             marked = "watermark Perth" if read(wav, rate) >= PRESENT else "no watermark"
         except WatermarkError as error:
             marked = f"watermark not looked for ({error})"
-        alarms = f"threshold at {found.false_alarms:.0%} false alarms"
+        alarms = f"threshold at {found.false_alarms:.1%} false alarms"
         typer.echo(f"{file}: {found.probability:.3f}, {verdict} ({alarms}), {found.seconds:.2f} s looked at, {marked}")

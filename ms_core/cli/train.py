@@ -26,6 +26,7 @@ class Part(StrEnum):
     codec = "codec"
     model = "model"
     ablations = "ablations"
+    detector = "detector"
 
 
 class Corpus(StrEnum):
@@ -145,7 +146,7 @@ def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) ->
 
 @command("train")
 def train(
-    part: Annotated[Part, typer.Argument(help="The codec first, then the model; or the ablation study's variants.")],
+    part: Annotated[Part, typer.Argument(help="The codec first, then the model; the ablation study's; the detector.")],
     preset: PresetName = "mini",
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes and export.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
@@ -165,7 +166,8 @@ def train(
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume.
 
     Ablations (presets/ablations.yaml) are trained from a pack one after another, each into a folder of its own: what is
-    finished there is left alone, and the same command goes on where it was stopped. --minutes are of each.
+    finished there is left alone, and the same command goes on where it was stopped. --minutes are of each. The detector
+    is fitted to recordings of the preset's training speakers; what it knows of our speech needs no training.
     """
     if part is Part.ablations:
         if not pack or resume or replace or start or part_mb or processes != 1:
@@ -175,6 +177,14 @@ def train(
     if only:
         raise UsageError(f"--only {only} is of ablations alone")
     config = load_config(preset, changes)
+    if part is Part.detector:
+        if pack or minutes or resume or replace or start or part_mb or processes != 1:
+            raise UsageError("the detector takes --preset, --out and --set alone")
+        from ms_core.training.detector import train_detector
+
+        file = (out or paths.run(config.name) / "detector") / "config.json"
+        typer.echo(f"{file}: detector, of {train_detector(config, file)} recordings")
+        return
     if part_mb and not pack:
         raise UsageError("--part-mb is of --pack: give it too")
     from ms_core.training.launch import is_first, relaunched

@@ -1,81 +1,67 @@
-"""Fitting of the detector: a logistic regression on `detect.network.features`."""
+"""Fitting of the detector: how high recordings peak by chance (`detect.noise`), whatever happened to them."""
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from ms_core.config import Preset
+from ms_core.data.corpora import read_cuts
 from ms_core.detect import degrade
-from ms_core.detect.network import CODEC, features
-from ms_core.files import sha256, write_json
+from ms_core.detect.noise import RATE, WINDOW, peaks
+from ms_core.files import write_json
+from ms_core.recordings.audio import load_speech
 
-RIDGE = 300.0  # penalty on the weights of standardised features: chosen on dev-other
+EACH = 2  # recordings of a speaker
+TAIL = 0.1  # the share of recordings, those with the highest peaks, to which the tail is fitted
+FALSE_ALARMS = 0.001
 
 
-def transmitted(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As `MEASURED`, at random strength, what is slow: a coder, the telephone, a lower rate, another speed."""
+def degraded(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As `degrade.MEASURED`, at random strength: a speed, a coder or narrow band, a room, noise, an equaliser."""
     if rng.random() < 0.3:
         wav = degrade.speed(wav, rng.uniform(0.95, 1.05))
-    kind = rng.choice([*degrade.CODERS, "telephone", "rate", "none"], p=[0.22, 0.22, 0.22, 0.12, 0.12, 0.1])
+    kind = rng.choice([*degrade.CODERS, "telephone", "rate", "none"], p=[0.2, 0.2, 0.2, 0.1, 0.1, 0.2])
     if kind in degrade.CODERS:
-        return degrade.coded(wav, kind, int(rng.integers(16, 65)))
-    if kind == "rate":
-        return degrade.at_rate(wav, int(rng.integers(8_000, 15_000)))
-    return degrade.telephone(wav) if kind == "telephone" else wav
-
-
-def received(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As `MEASURED`, at random strength, what is quick: room, noise, level and an equaliser."""
+        wav = degrade.coded(wav, kind, int(rng.integers(16, 65)))
+    elif kind == "rate":
+        wav = degrade.at_rate(wav, int(rng.integers(8_000, 15_000)))
+    wav = degrade.telephone(wav) if kind == "telephone" else wav
     if rng.random() < 0.25:
         wav = degrade.room(wav, rng.uniform(0.15, 0.8), rng)
     if rng.random() < 0.4:
         wav = degrade.noisy(wav, rng.uniform(5, 35), rng, rng.uniform(0, 1.5))
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         spectrum = np.fft.rfft(wav)
         curve = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 6), rng.uniform(-8, 8, 6))
         wav = np.fft.irfft(spectrum * 10 ** (curve / 20), len(wav)).astype(np.float32)
-    return wav * np.float32(10 ** rng.uniform(-1, 0))
+    return wav
 
 
-def feature_rows(clips: Sequence[np.ndarray], seed: int | None = None) -> np.ndarray:
-    """Features (n, f) of clips (l,), float32 at 16 kHz; with a seed, of what is `received` of them."""
-    rng = np.random.default_rng(seed)
-    return np.stack([features(clip if seed is None else received(clip, rng)) for clip in clips])
-
-
-def fit(recordings: np.ndarray, synthetic: np.ndarray, iterations: int = 30) -> tuple[np.ndarray, float]:
-    """Weights (f,) and bias that tell features (m, f) of synthetic speech from those of recordings (n, f).
-
-    Clips of both come with equal histories (codec, level, length), or these are what is learnt. Both classes weigh the
-    same. Newton's method.
+def fit(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale (2,) of the tails of peaks (n, 2) of recordings: above a height z lies a share
+    exp((location - z) / scale). By the mean excess over the height that a share `TAIL` passes.
     """
-    rows = np.concatenate([recordings, synthetic])
-    mean, scale = rows.mean(0), rows.std(0) + 1e-6
-    x = np.column_stack([(rows - mean) / scale, np.ones(len(rows))])
-    labels = np.repeat([0.0, 1.0], [len(recordings), len(synthetic)])
-    balance = np.repeat(
-        [len(rows) / 2 / len(recordings), len(rows) / 2 / len(synthetic)], [len(recordings), len(synthetic)]
-    )
-    penalty, line = np.diag([RIDGE] * rows.shape[1] + [1e-6]), np.zeros(x.shape[1])
-    for _ in range(iterations):
-        said = 1 / (1 + np.exp(-np.clip(x @ line, -50, 50)))
-        slope = x.T @ (balance * (said - labels)) + penalty @ line
-        line = line - np.linalg.solve((x.T * (balance * said * (1 - said))) @ x + penalty, slope)
-    weights = line[:-1] / scale
-    return weights, float(line[-1] - weights @ mean)
+    height = np.quantile(found, 1 - TAIL, axis=0)
+    scale = np.array([np.mean(column[column > h] - h) for column, h in zip(found.T, height, strict=True)])
+    return height + scale * np.log(TAIL), scale
 
 
-def save(
-    file: Path,
-    weights: np.ndarray,
-    bias: float,
-    recordings: np.ndarray,
-    provenance: dict[str, object],
-    false_alarms: float = 0.01,
-) -> None:
-    """Write what `detect.network.load` reads; the threshold is what a share `false_alarms` of held-back recordings,
-    features (n, f), passes.
+def train_detector(config: Preset, file: Path, seed: int = 0) -> int:
+    """Write what `detect.noise.load` reads; returns of how many recordings: `EACH` of every training speaker, a window
+    of each, degraded. Raises DataError where there are none.
     """
-    threshold = float(np.quantile(recordings @ weights + bias, 1 - false_alarms))
-    known = {"weights": weights.tolist(), "bias": bias, "threshold": threshold, "false_alarms": false_alarms}
-    write_json(file, {**known, "codec_sha256": sha256(CODEC), "provenance": provenance})
+    rng, found, heard = np.random.default_rng(seed), [], Counter()
+    for cut in read_cuts(config.data, config.data.train):
+        speaker = cut.supervisions[0].speaker
+        heard[speaker] += 1
+        if heard[speaker] <= EACH:
+            wav = load_speech(cut.recording.sources[0].source, RATE)
+            size = int(rng.uniform(1, WINDOW) * RATE)
+            start = int(rng.integers(max(1, len(wav) - size)))
+            found.append(peaks(degraded(wav[start : start + size], rng)[: WINDOW * RATE]))
+    location, scale = fit(np.array(found))
+    known = {"location": location.tolist(), "scale": scale.tolist(), "false_alarms": FALSE_ALARMS}
+    what = f"{len(found)} recordings of {len(heard)} speakers of {config.data.train}, each cut and degraded"
+    write_json(file, {**known, "provenance": {"recordings": what, "highest": np.max(found, 0).tolist()}})
+    return len(found)

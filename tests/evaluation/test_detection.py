@@ -46,6 +46,13 @@ def test_records_say_what_was_scored(tmp_path):
     write_records(tmp_path / "detection.json", [*made.values(), *marks])
 
 
+def test_all_is_measured_clean_and_recordings_and_ours_degraded():
+    wav = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+    clips = [Clip("a", "s", name, wav) for name in ("ground-truth", "mobilespeech-mini", "authors/vall-e")]
+    found = [(s.system, s.condition, s.seconds) for s in detection.measure(clips, ["clean", "noise-5db"], [0.5], 1.0)]
+    assert len(found) == len(set(found)) == 8 and ("authors/vall-e", "noise-5db", 1.0) not in found
+
+
 def test_a_score_is_that_of_the_middle_and_fixed():
     rng = np.random.default_rng(0)
     wav = (0.1 * rng.standard_normal(48_000)).astype(np.float32)

@@ -1,35 +1,39 @@
-"""The fitting of the detector, and the random chains of degradations that its clips go through."""
+"""The fitting of the detector, and the random damage that its recordings take."""
 
 import numpy as np
 import pytest
 
-from ms_core.detect import network
-from ms_core.training.detector import feature_rows, fit, received, save, transmitted
+from ms_core.config import load_preset, override
+from ms_core.detect import noise
+from ms_core.training.detector import degraded, fit, train_detector
 
 RATE = 16_000
 
 
-def test_the_fit_is_a_logistic_regression_and_what_is_written_is_read(tmp_path):
-    rng = np.random.default_rng(0)
-    recordings, synthetic = rng.standard_normal((600, 8)), rng.standard_normal((300, 8))
-    synthetic[:, 2] += 3
-    weights, bias = fit(recordings, synthetic)
-    assert abs(weights).argmax() == 2 and weights[2] > 5 * np.delete(abs(weights), 2).max()
-    low, high = recordings @ weights + bias, synthetic @ weights + bias
-    assert np.mean(low > 0) == pytest.approx(np.mean(high < 0), abs=0.04)  # both classes weigh the same
-    save(tmp_path / "detector.json", weights, bias, recordings, {"speech": "made up"}, 0.05)
-    known = network.load(tmp_path / "detector.json")
-    assert np.mean(low > known["threshold"]) == pytest.approx(0.05, abs=0.005)
-    wav = rng.standard_normal(RATE).astype(np.float32)
-    assert network.score(wav, known) == pytest.approx(feature_rows([wav])[0] @ weights + bias)
+def test_the_tail_of_known_peaks_is_found():
+    found = np.random.default_rng(0).gumbel([5.0, 6.0], [0.2, 0.3], (20_000, 2))
+    location, scale = fit(found)
+    assert location == pytest.approx([5.0, 6.0], abs=0.05) and scale == pytest.approx([0.2, 0.3], rel=0.06)
+    scores = np.array([noise.score(row[None], {"location": location, "scale": scale}) for row in found])
+    assert np.mean(scores > -np.log(0.01)) == pytest.approx(0.01, abs=0.002)
 
 
-def test_random_chains_give_speech_of_other_levels():
+def test_random_damage_gives_speech_of_another_kind():
     wav = (0.1 * np.sin(np.arange(2 * RATE) / 9)).astype(np.float32)
-    levels = []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        out = received(transmitted(wav, rng), rng)
+    made = [degraded(wav, np.random.default_rng(seed)) for seed in range(12)]
+    for out in made:
         assert out.dtype == np.float32 and np.isfinite(out).all() and len(out) == pytest.approx(len(wav), rel=0.06)
-        levels.append(np.sqrt(np.mean(out**2)))
-    assert min(levels) > 1e-3 and max(levels) > 3 * min(levels)
+    assert len({len(out) for out in made}) > 2 and sum(np.array_equal(out, wav) for out in made) < 4
+
+
+def test_recordings_of_training_speakers_are_fitted(tmp_path, monkeypatch):
+    rows = ["set\tutt\tspeaker\tsex\tseconds\tpath\ttext"]
+    for file in sorted((noise.FOLDER / "recordings").glob("*.opus")):
+        rows += [f"train\t{file.stem}-{n}\t{file.stem[:4]}\tF\t3.0\t{file}\tWORDS" for n in range(3)]
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setenv("MS_DATA", str(tmp_path))
+    config = override(load_preset("mini"), {"data.train": "train"})
+    assert train_detector(config, tmp_path / "config.json") == 20  # two of each speaker's three
+    known = noise.load(tmp_path / "config.json")
+    assert "20 recordings of 10 speakers of train" in known["provenance"]["recordings"]
+    assert min(known["scale"]) > 0 and min(known["location"]) > 4 and max(known["provenance"]["highest"]) < 8
