@@ -25,6 +25,7 @@ RATE = 16_000  # Hz, of the mini codec
 WINDOW, NOISE = 4, 16  # s: of sound that is compared at once, and of noise; parts that are spoken last 12 s at most
 N_FFT, HOP, FLATNESS = 1280, 320, 0.8  # magnitudes to the power 1 - FLATNESS: chosen on dev-other
 LOW_RATE = 500  # Hz
+OVERSAMPLED = 16 * LOW_RATE  # Hz: at other speeds, the nearest of these samples stands for what lies between
 SPEEDS = 1 + 8e-4 * np.arange(-65, 66)  # steps over which a window nearly stays in phase at `LOW_RATE` / 2
 
 
@@ -57,16 +58,18 @@ def peaks(wav: np.ndarray) -> np.ndarray:
     """
     whole, low = templates()
     wav = flattened(wav / np.float32(np.sqrt(np.mean(np.square(wav))) + 1e-9), FLATNESS)
-    slow = soxr.resample(soxr.resample(wav, RATE, LOW_RATE), LOW_RATE, 4 * LOW_RATE)  # oversampled, to be interpolated
-    played = np.zeros((len(SPEEDS), (NOISE + WINDOW) * LOW_RATE), dtype=np.float32)
-    for row, speed in zip(played, SPEEDS, strict=True):
-        times = np.arange(0, len(slow) - 1, 4 / speed)
-        row[: len(times)] = np.interp(times, np.arange(len(slow)), slow)
+    slow = soxr.resample(soxr.resample(wav, RATE, LOW_RATE), LOW_RATE, OVERSAMPLED)
+    slow = np.pad(slow, (0, WINDOW * OVERSAMPLED + 1 - len(slow)))
+    times = np.arange(WINDOW * LOW_RATE * SPEEDS[-1]) / SPEEDS[:, None] * (OVERSAMPLED / LOW_RATE)
+    played = slow[np.minimum(times, len(slow) - 1).astype(np.int32)]  # (speeds, l), the sound at each of them
     found = []
     for rows, template in ((wav[None], whole), (played, low)):
-        size = 2 * (len(template) - 1)
-        correlation = np.abs(np.fft.irfft(np.fft.rfft(rows, size) * template, size))
-        found.append((correlation.max(1) / (np.sqrt(np.mean(np.square(correlation), axis=1)) + 1e-9)).max())
+        size = 2 * (template.size - 1)
+        spectrum = np.fft.rfft(rows, size)
+        spectrum *= template
+        correlation = np.fft.irfft(spectrum, size)
+        rms = np.sqrt(np.einsum("sl,sl->s", correlation, correlation) / size)
+        found.append((np.maximum(correlation.max(1), -correlation.min(1)) / (rms + 1e-9)).max())
     return np.array(found)
 
 
