@@ -133,8 +133,7 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
 
     if relaunched(processes):
         return
-    from ms_core.evaluation.bench import torch_threads
-    from ms_core.evaluation.bench_training import speed_records
+    from ms_core.evaluation.bench import speed_records, torch_threads
     from ms_core.evaluation.records import Provenance
     from ms_core.training.speed import measure_preset
 

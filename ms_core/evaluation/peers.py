@@ -7,8 +7,7 @@ few units (one step, one pass), each of which its published decoding runs so and
 """
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +19,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ms_core.evaluation.bench import PHONES_PER_SECOND, text_of_length, torch_threads
+from ms_core.evaluation.bench import PHONES_PER_SECOND, in_turns, seconds_of, text_of_length, torch_threads
 from ms_core.evaluation.eval_set import PROMPT_SECONDS
-from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
+from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.layers import ConformerBlock, ConvModule
 
 MEL_RATE = 24_000 / 256  # frames a second of ZipVoice
@@ -166,37 +165,30 @@ def swoosh(x: Tensor, offset: float) -> Tensor:
     return F.softplus(x - offset) - 0.08 * x
 
 
-class ZipConvModule(nn.Module):
-    """Zipformer's convolution: pointwise GLU, depthwise, SwooshR, pointwise."""
-
-    def __init__(self, dim: int, kernel: int):
-        super().__init__()
-        self.in_proj = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Float[Tensor, "1 t d"]) -> Float[Tensor, "1 t d"]:
-        y = self.depthwise(F.glu(self.in_proj(x), -1).transpose(1, 2)).transpose(1, 2)
-        return self.out_proj(swoosh(y, 1.0))
+def two(inner: int, outer: int, between: int | None = None) -> nn.ModuleList:
+    """Two linear layers, what stands between them being given where they are called."""
+    return nn.ModuleList([nn.Linear(outer, inner), nn.Linear(between or inner, outer)])
 
 
 class ZipformerLayer(nn.Module):
-    """Zipformer layer: attention weights, computed once, serve two attentions and a gated one; three feed-forwards."""
+    """Zipformer layer: attention weights, computed once, serve two attentions and a gated one; three feed-forwards.
+
+    Its convolutions: pointwise GLU, depthwise, SwooshR, pointwise.
+    """
 
     query_dim, position_dim, value_dim, offsets_dim = 32, 4, 12, 48  # of each head; the last, of relative positions
 
     def __init__(self, dim: int, heads: int, ffn: int, kernel: int):
         super().__init__()
         self.heads = heads
-        self.hidden = dim * 3 // 4
         self.weights = nn.Linear(dim, (2 * self.query_dim + self.position_dim) * heads)
         self.offsets = nn.Linear(self.offsets_dim, heads * self.position_dim, bias=False)
-        widths = [ffn * 3 // 4, ffn, ffn * 5 // 4]
-        self.feeds = nn.ModuleList(nn.ModuleList([nn.Linear(dim, w), nn.Linear(w, dim)]) for w in widths)
-        self.gated = nn.ModuleList([nn.Linear(dim, 3 * self.hidden), nn.Linear(self.hidden, dim)])
-        value = heads * self.value_dim
-        self.attentions = nn.ModuleList(nn.ModuleList([nn.Linear(dim, value), nn.Linear(value, dim)]) for _ in range(2))
-        self.convolutions = nn.ModuleList(ZipConvModule(dim, kernel) for _ in range(2))
+        self.feeds = nn.ModuleList(two(width, dim) for width in (ffn * 3 // 4, ffn, ffn * 5 // 4))
+        self.gated = two(3 * (dim * 3 // 4), dim, dim * 3 // 4)
+        self.attentions = nn.ModuleList(two(heads * self.value_dim, dim) for _ in range(2))
+        self.glus = nn.ModuleList(two(2 * dim, dim, dim) for _ in range(2))
+        depthwise = {"padding": kernel // 2, "groups": dim}
+        self.depthwise = nn.ModuleList(nn.Conv1d(dim, dim, kernel, **depthwise) for _ in range(2))
         self.norm_bias = nn.Parameter(torch.zeros(dim))
         self.norm_scale = nn.Parameter(torch.zeros(()))
         self.bypass = nn.Parameter(torch.full((2, dim), 0.5))
@@ -214,28 +206,27 @@ class ZipformerLayer(nn.Module):
         return (query @ key.transpose(2, 3) + absolute).softmax(-1)
 
     def _feed(self, index: int, x: Tensor) -> Tensor:
-        return self.feeds[index][1](swoosh(self.feeds[index][0](x), 4.0))
-
-    def _attend(self, index: int, x: Tensor, weights: Tensor) -> Tensor:
-        value = rearrange(self.attentions[index][0](x), "b t (h c) -> b h t c", h=self.heads)
-        return self.attentions[index][1](rearrange(weights @ value, "b h t c -> b t (h c)"))
+        inner, outer = self.feeds[index]
+        return x + outer(swoosh(inner(x), 4.0))
 
     def _gate(self, x: Tensor, weights: Tensor) -> Tensor:
         gate, value, factor = self.gated[0](x).chunk(3, -1)
-        return self.gated[1](weights[:, 0] @ (value * gate.tanh()) * factor)
+        return x + self.gated[1](weights[:, 0] @ (value * gate.tanh()) * factor)
+
+    def _attend(self, index: int, x: Tensor, weights: Tensor, moment: Tensor) -> Tensor:
+        """Attention, then convolution."""
+        inner, outer = self.attentions[index]
+        value = rearrange(inner(x), "b t (h c) -> b h t c", h=self.heads)
+        x = x + outer(rearrange(weights @ value, "b h t c -> b t (h c)")) + moment
+        inner, outer = self.glus[index]
+        return x + outer(swoosh(self.depthwise[index](F.glu(inner(x), -1).mT).mT, 1.0))
 
     def forward(self, x: Float[Tensor, "1 t d"], offsets: Float[Tensor, "o e"], moment: Tensor) -> Tensor:
         start, weights = x, self._weights(x, offsets)
-        x = x + moment
-        x = x + self._feed(0, x)
-        x = x + self._gate(x, weights)
-        x = x + self._attend(0, x, weights) + moment
-        x = x + self.convolutions[0](x)
-        x = x + self._feed(1, x)
+        x = self._gate(self._feed(0, x + moment), weights)
+        x = self._feed(1, self._attend(0, x, weights, moment))
         x = start + (x - start) * self.bypass[0]
-        x = x + self._attend(1, x, weights) + moment
-        x = x + self.convolutions[1](x)
-        x = x + self._feed(2, x)
+        x = self._feed(2, self._attend(1, x, weights, moment))
         x = x * (x - self.norm_bias).square().mean(-1, keepdim=True).rsqrt() * self.norm_scale.exp()
         return start + (x - start) * self.bypass[1]
 
@@ -256,14 +247,12 @@ class ZipStack(nn.Module):
         if self.factor > 1:
             x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
             x = (rearrange(x, "b (t f) d -> b t f d", f=self.factor) * self.average.softmax(0)[:, None]).sum(2)
-        t = x.shape[1]
         width = ZipformerLayer.offsets_dim
-        offset = torch.arange(1 - t, t, device=x.device).float()
+        offset = torch.arange(1 - x.shape[1], x.shape[1], device=x.device).float()
         offset = (offset.sign() * (offset.abs() / width**0.5).log1p() * 2 * math.pi / width**0.5).atan()
         angle = offset[:, None] * torch.arange(1, width // 2 + 1, device=x.device)
-        offsets = torch.cat([angle.cos(), angle.sin()], -1)
         for layer in self.layers:
-            x = layer(x, offsets, moment)
+            x = layer(x, torch.cat([angle.cos(), angle.sin()], -1), moment)
         if self.factor == 1:
             return x
         x = x.repeat_interleave(self.factor, 1)[:, : start.shape[1]]
@@ -285,7 +274,7 @@ class ZipVoiceShape(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.time_dim = time_dim
-        self.time = nn.ModuleList([nn.Linear(time_dim, 2 * time_dim), nn.Linear(2 * time_dim, time_dim)])
+        self.time = two(2 * time_dim, time_dim)
         self.in_proj = nn.Linear(3 * MELS, dim)
         parts = zip(kernels, layers, factors, strict=True)
         self.stacks = nn.ModuleList(ZipStack(dim, heads, ffn, k, n, f, time_dim) for k, n, f in parts)
@@ -377,7 +366,7 @@ def compare(
     threads: int = 1,
     repeats: int = 5,
     seed: int = 0,
-    peers: dict[str, Peer] | None = None,
+    peers: Mapping[str, Peer] = PEERS,
 ) -> list[Comparison]:
     """Time our synthesiser and every peer in turns: ours, peer, ours, peer, ...; text, prompt and voice as in `bench`.
 
@@ -391,24 +380,18 @@ def compare(
         voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
         text = text_of_length(tts, voice, seconds, seed)
         audio_seconds = len(tts.synthesize(text, voice, seed=seed)) / tts.sample_rate
-        for peer in (PEERS if peers is None else peers).values():
-            with torch.random.fork_rng(devices=[]), torch.inference_mode():
-                torch.manual_seed(seed)
-                model = peer.build().eval()
-                units, systems = peer.plan(model, PROMPT_SECONDS, audio_seconds)
-                runs = {"ours": lambda: tts.synthesize(text, voice, seed=seed), **units}
-                spent: dict[str, list[float]] = {name: [] for name in runs}
-                for turn in range(-1, repeats):  # the first is a warm-up
-                    for name, run in runs.items():
-                        start = time.perf_counter()
-                        run()
-                        if turn >= 0:
-                            spent[name].append(time.perf_counter() - start)
-            for system, counts in systems.items():
-                theirs = [sum(n * spent[name][turn] for name, n in counts.items()) for turn in range(repeats)]
-                facts = audio_seconds, sum(p.numel() for p in model.parameters()), counts, peer.left_out
-                comparisons.append(Comparison(system, theirs, spent["ours"], *facts))
-            del model, units, runs
+    for peer in peers.values():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(seed)
+            model = peer.build().eval()
+            units, systems = peer.plan(model, PROMPT_SECONDS, audio_seconds)
+            runs = {"ours": lambda: tts.synthesize(text, voice, seed=seed), **units}
+            spent = in_turns({k: lambda run=run: seconds_of(run) for k, run in runs.items()}, repeats, threads)
+        for system, counts in systems.items():
+            theirs = [sum(n * spent[name][turn] for name, n in counts.items()) for turn in range(repeats)]
+            facts = audio_seconds, sum(p.numel() for p in model.parameters()), counts, peer.left_out
+            comparisons.append(Comparison(system, theirs, spent["ours"], *facts))
+        del model, units, runs
     return comparisons
 
 
@@ -419,30 +402,26 @@ def comparison_records(
 
     provenance: of the run with ours, the system that the ratio divides by; the peers' records name no checkpoint.
     """
-    apart = provenance.model_dump() | {"config_hash": None, "checkpoint_sha256": None, "codec_sha256": None}
-    records = []
+    nameless = {"config_hash": None, "checkpoint_sha256": None, "codec_sha256": None}
+    provenance, records = provenance.model_copy(update=nameless), []
     for one in comparisons:
-        repeats, common = len(one.theirs), {**apart, "system": f"peer/{one.system}"}
+        repeats, own = len(one.theirs), {"system": f"peer/{one.system}"}
         how = (
             f"random weights at the published sizes ({one.params / 1e6:.0f} M parameters); "
             f"{one.audio_seconds:.2f} s of speech, prompt of {PROMPT_SECONDS:g} s; timed {repeats} times each: "
             f"{', '.join(f'{name}, counted {n:g}' for name, n in one.counts.items())}; not counted: {one.left_out}"
         )
-        ratios = [theirs / ours for theirs, ours in zip(one.theirs, one.ours, strict=True)]
+        ratios = np.divide(one.theirs, one.ours)
         ratio_how = (
             f"compute time over that of {ours} (text to waveform, voice enrolled), in turns in one run; "
             f"interval over {repeats} turns, which lie between {min(ratios):.1f} and {max(ratios):.1f}; {how}"
         )
-        rtfs = [spent / one.audio_seconds for spent in one.theirs]
-        for metric, values, protocol in (
-            ("rtf_total", rtfs, f"{how}; interval over repeats"),
-            ("time_ratio", ratios, ratio_how),
-        ):
-            fields = {**bootstrap(values, seed=0).fields(), "n": repeats, "protocol": protocol, "seconds": seconds}
-            records.append(Record(**common, study="bench", metric=metric, unit=unit_of(metric), **fields))
+        timed = {**own, "study": "bench", "n": repeats, "seconds": seconds}
+        rtf, ratio = bootstrap(np.divide(one.theirs, one.audio_seconds)), bootstrap(ratios)
         counted = f"counted from the network that was timed; not in it: {one.left_out}"
-        records.append(
-            Record(**common, study="model", metric="params", unit=unit_of("params"), value=one.params, n=1,
-                   protocol=counted)
-        )  # fmt: skip
+        records += [
+            provenance.record(rtf, **timed, metric="rtf_total", protocol=f"{how}; interval over repeats"),
+            provenance.record(ratio, **timed, metric="time_ratio", protocol=ratio_how),
+            provenance.record(one.params, **own, study="model", metric="params", n=1, protocol=counted),
+        ]
     return records
