@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ms_core.align import align, durations
-from ms_core.audio import AudioError, load_speech, normalise, resample
-from ms_core.captions import Speech
 from ms_core.checkpoint import checkpoint_folder
 from ms_core.codec import Codec, load_codec
 from ms_core.config import DecodingConfig
-from ms_core.controls import Controls, Part
-from ms_core.crossfade import joined
 from ms_core.decoding import decoding_passes
 from ms_core.files import sha256
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.prompt import Condition
-from ms_core.recogniser import EvaluatorError, recogniser
-from ms_core.script import Passage
-from ms_core.synthesizer import CHUNK_PHONES, Synthesizer
+from ms_core.recordings.align import align, durations
+from ms_core.recordings.audio import AudioError, load_speech, normalise, resample
+from ms_core.recordings.recogniser import EvaluatorError, recogniser
+from ms_core.speaking.captions import Speech
+from ms_core.speaking.controls import Controls, Part
+from ms_core.speaking.crossfade import joined
+from ms_core.speaking.script import Passage
+from ms_core.speaking.synthesizer import CHUNK_PHONES, Synthesizer
 from ms_core.text import PHONES, phone_ids
 from ms_core.tokens import Tokens, Voice, VoiceError
 

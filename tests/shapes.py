@@ -10,8 +10,8 @@ from beartype import BeartypeConf, beartype
 from beartype._check.code import codemain
 
 CHECKED = (
-    "additions", "align", "codec", "crossfade", "data.augment", "decoding", "encoder", "layers",
-    "model", "prompt", "smd", "synthesis", "synthesizer", "tokens",
+    "additions", "codec", "data.augment", "decoding", "encoder", "layers", "model", "prompt", "recordings.align",
+    "smd", "speaking.crossfade", "speaking.synthesizer", "synthesis", "tokens",
 )  # fmt: skip
 # Of a long list beartype looks at a random item. Some tests watch the global generator, so it gets one of its own.
 codemain.getrandbits = random.Random(0).getrandbits

@@ -7,8 +7,8 @@ from test_synthesis import TEXT, new_voice
 
 from ms_core import synthesis
 from ms_core.config import DecodingConfig
+from ms_core.speaking.synthesizer import SynthesisError
 from ms_core.synthesis import MobileSpeech
-from ms_core.synthesizer import SynthesisError
 from ms_core.text import TextError, chunks, phonemise
 from ms_core.tokens import Voice, VoiceError
 

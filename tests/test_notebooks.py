@@ -20,8 +20,8 @@ from IPython.display import Audio, Image
 from PIL import Image as Picture
 
 from ms_core import paths
-from ms_core.pipeline import STAGES, notebook_parameters
 from ms_core.report import notebooks, plots
+from ms_core.report.pipeline import STAGES, notebook_parameters
 from ms_core.report.style import save
 
 NOTEBOOKS = {path.stem: path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))}

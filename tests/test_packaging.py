@@ -17,13 +17,13 @@ import yaml
 
 import ms_core
 from ms_core import paths
-from ms_core.align import align
-from ms_core.audio import load_speech
 from ms_core.codec import load_codec
 from ms_core.config import PRESET_NAMES, DataConfig, ModelConfig, load_preset, parse
 from ms_core.data import corpora
 from ms_core.data.corpora import DataError, read_cuts
 from ms_core.model import MobileSpeechModel
+from ms_core.recordings.align import align
+from ms_core.recordings.audio import load_speech
 from ms_core.report import tables
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())

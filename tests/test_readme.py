@@ -19,7 +19,7 @@ from typer.main import get_command
 from ms_core import cli, paths
 from ms_core.config import load_preset
 from ms_core.evaluation.records import Record, read_records
-from ms_core.pipeline import notebook_parameters
+from ms_core.report.pipeline import notebook_parameters
 
 README = (paths.ROOT / "README.md").read_text()
 MOST_LINES = 160

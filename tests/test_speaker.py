@@ -8,7 +8,7 @@ from ms_core.codec import load_codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, ConfigError
 from ms_core.speaker import SpeakerEncoder, resemblyzer_weights
-from ms_core.synthesizer import Synthesizer
+from ms_core.speaking.synthesizer import Synthesizer
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ms_core import paths, synthesis, tokens
-from ms_core.align import Aligned
-from ms_core.audio import AudioError, read_audio
 from ms_core.checkpoint import CheckpointError
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
-from ms_core.crossfade import SHORTEST, blend
+from ms_core.recordings.align import Aligned
+from ms_core.recordings.audio import AudioError, read_audio
+from ms_core.speaking.crossfade import SHORTEST, blend
+from ms_core.speaking.synthesizer import KEPT_VOICES, SynthesisError
 from ms_core.synthesis import LONGEST_PAUSE, MobileSpeech, first_words, shorter_pauses
-from ms_core.synthesizer import KEPT_VOICES, SynthesisError
 from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phone_ids, phonemise
 from ms_core.tokens import Tokens, Voice, VoiceError
 

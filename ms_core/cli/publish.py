@@ -152,8 +152,8 @@ def reproduce(
 ) -> None:
     """Run the notebooks in order, small copies to results/<preset>/notebooks; what nothing changed for is skipped."""
     set_home(home)
-    from ms_core import pipeline
     from ms_core.config import PRESET_NAMES
+    from ms_core.report import pipeline
 
     if preset not in PRESET_NAMES:
         raise UsageError(f"--preset {preset!r}: the notebooks run one of {', '.join(PRESET_NAMES)}")

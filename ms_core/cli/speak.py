@@ -78,8 +78,8 @@ def synth(
 ) -> None:
     """Say texts with the voice of a recording. A WAV's comment says that it is synthetic, whatever --watermark."""
     options = SimpleNamespace(**{**locals(), "stream": stream and stream.value})
-    from ms_core.audio import read_audio
-    from ms_core.lines import Request, shown_phones
+    from ms_core.recordings.audio import read_audio
+    from ms_core.speaking.lines import Request, shown_phones
     from ms_core.tokens import Voice, shipped_voice
 
     if voice is not None and prompt is not None or prompt is None and prompt_text is not None:
@@ -142,7 +142,7 @@ def voice(
     if prompt is None or out is None:
         raise UsageError("give --prompt and --out, or --list")
     check_out(out, ".safetensors")
-    from ms_core.audio import read_audio
+    from ms_core.recordings.audio import read_audio
 
     read_audio(prompt)
     from ms_core.synthesis import MobileSpeech
@@ -161,9 +161,9 @@ def voice(
 @command("detect")
 def detect(files: Annotated[list[Path], typer.Argument(help="Recordings, at least half a second each.")]) -> None:
     """Say of recordings how probably this package's models spoke them, and whether they bear a watermark."""
-    from ms_core.audio import read_audio
     from ms_core.detect import detect as run
     from ms_core.detect.watermark import PRESENT, WatermarkError, read
+    from ms_core.recordings.audio import read_audio
 
     for file in files:
         wav, rate = read_audio(file)

@@ -11,9 +11,9 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from ms_core.align import SAMPLE_RATE, align_scored, check_fit
-from ms_core.audio import resample
 from ms_core.files import write_atomic
+from ms_core.recordings.align import SAMPLE_RATE, align_scored, check_fit
+from ms_core.recordings.audio import resample
 from ms_core.text import BOUNDARIES, TextError, normalise, pronunciations
 
 

@@ -19,12 +19,12 @@ from lhotse.supervision import AlignmentItem
 from tqdm import tqdm
 
 from ms_core import paths
-from ms_core.align import Aligned, durations
 from ms_core.codec import Codec
 from ms_core.config import DataConfig, Preset
 from ms_core.data.align import align_corpus
 from ms_core.data.corpora import DataError, read_cuts
 from ms_core.files import write_json
+from ms_core.recordings.align import Aligned, durations
 from ms_core.text import phone_ids
 from ms_core.tokens import Tokens
 

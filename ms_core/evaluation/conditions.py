@@ -18,8 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_core import paths
-from ms_core.align import AlignmentError
-from ms_core.audio import AudioError, load_speech
 from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, rng_of
 from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
 from ms_core.evaluation.noise import babble, mix, white
@@ -27,6 +25,8 @@ from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subje
 from ms_core.evaluation.scoring import SPOKEN, score
 from ms_core.export.runtime import MobileRuntime
 from ms_core.files import write_wav
+from ms_core.recordings.align import AlignmentError
+from ms_core.recordings.audio import AudioError, load_speech
 from ms_core.tokens import Voice, VoiceError
 
 Adapt = Callable[[object, Voice], Voice]  # synthesiser, enrolled voice -> adapted voice

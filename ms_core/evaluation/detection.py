@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_core.audio import load_speech
 from ms_core.detect import network, scores
 from ms_core.detect.degrade import MEASURED, RATE
 from ms_core.detect.watermark import PRESENT, read
@@ -18,6 +17,7 @@ from ms_core.evaluation.eval_set import EvalSet, demo_rows, rng_of
 from ms_core.evaluation.evaluate import GROUND_TRUTH, GROUND_TRUTH_CODEC, through_codec
 from ms_core.evaluation.records import LEVEL, Interval, Provenance, Record, bootstrap
 from ms_core.files import sha256
+from ms_core.recordings.audio import load_speech
 from ms_core.synthesis import MobileSpeech
 
 RESAMPLES = 500

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ms_core import paths
-from ms_core.align import AlignmentError, align
-from ms_core.audio import load_speech
 from ms_core.config import DataConfig
+from ms_core.recordings.align import AlignmentError, align
+from ms_core.recordings.audio import load_speech
 from ms_core.text import BOUNDARIES
 from ms_core.text import normalise as read_words
 
@@ -101,7 +101,7 @@ def rng_of(seed: int, *names: str) -> np.random.Generator:
 def boundaries(wav: np.ndarray, text: str) -> list[tuple[float, str]]:
     """(seconds, words so far) at the middle of each boundary after a word; wav float32 (L,) at 16 kHz.
 
-    Raises AlignmentError (ms_core.align) when text and recording do not fit.
+    Raises AlignmentError (ms_core.recordings.align) when text and recording do not fit.
     """
     aligned = align(wav, text)
     words = [word for word in read_words(text) if word not in BOUNDARIES]

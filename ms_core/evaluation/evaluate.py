@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ms_core.audio import load_speech
 from ms_core.evaluation.eval_set import DEMO, PROMPT_SECONDS, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import count_errors, versions
 from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
 from ms_core.files import write_atomic, write_wav
+from ms_core.recordings.audio import load_speech
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
 EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ms_core.files import sha256
-from ms_core.recogniser import EvaluatorError, WhisperASR, package_folder, package_version, recogniser
+from ms_core.recordings.recogniser import EvaluatorError, WhisperASR, package_folder, package_version, recogniser
 from ms_core.text import BOUNDARIES, TextError
 from ms_core.text import normalise as read_words
 

@@ -21,12 +21,12 @@ import soundfile
 from matplotlib.image import imsave
 
 from ms_core import paths
-from ms_core.audio import read_audio
 from ms_core.config import ConfigError, load_preset
 from ms_core.evaluation.eval_set import DEMO, demo_rows
 from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
 from ms_core.evaluation.records import Subject, read_file
 from ms_core.files import json_text, wav_bytes, write_atomic
+from ms_core.recordings.audio import read_audio
 from ms_core.report import plots
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key
 from ms_core.report.style import label

@@ -7,14 +7,14 @@ from tempfile import TemporaryDirectory
 
 from IPython.display import Audio, display
 
-from ms_core.align import AlignmentError
-from ms_core.audio import AudioError
-from ms_core.captions import Speech
 from ms_core.files import wav_bytes, write_wav
-from ms_core.lines import Line, shown_phones
-from ms_core.recogniser import EvaluatorError
+from ms_core.recordings.align import AlignmentError
+from ms_core.recordings.audio import AudioError
+from ms_core.recordings.recogniser import EvaluatorError
+from ms_core.speaking.captions import Speech
+from ms_core.speaking.lines import Line, shown_phones
+from ms_core.speaking.synthesizer import SynthesisError
 from ms_core.synthesis import MobileSpeech
-from ms_core.synthesizer import SynthesisError
 from ms_core.text import TextError
 from ms_core.tokens import Voice, VoiceError
 

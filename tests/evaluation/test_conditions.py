@@ -10,7 +10,6 @@ import pytest
 import soundfile
 from conftest import speech
 
-from ms_core.align import AlignmentError
 from ms_core.config import DataConfig
 from ms_core.evaluation import conditions, eval_set, evaluate, metrics, noise, scoring
 from ms_core.evaluation.conditions import (
@@ -27,6 +26,7 @@ from ms_core.evaluation.conditions import (
 )
 from ms_core.evaluation.eval_set import EvalSet, ProtocolError
 from ms_core.evaluation.records import Provenance, read_records
+from ms_core.recordings.align import AlignmentError
 from ms_core.report import figures, tables
 from ms_core.text import phonemise
 

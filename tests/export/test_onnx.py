@@ -24,8 +24,8 @@ from ms_core.export.graphs import graphs
 from ms_core.export.onnx import ExportError, convert, export
 from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.export.runtime.__main__ import main
+from ms_core.speaking.synthesizer import SynthesisError
 from ms_core.synthesis import MobileSpeech
-from ms_core.synthesizer import SynthesisError
 from ms_core.text import PHONES, TextError, phonemise
 from ms_core.tokens import Voice, VoiceError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_core import lines as work
 from ms_core.detect.watermark import POLICIES, sign
 from ms_core.export.runtime import MobileRuntime
 from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.files import write_wav
+from ms_core.speaking import lines as work
 from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice, shipped_voice
 

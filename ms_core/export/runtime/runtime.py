@@ -11,7 +11,7 @@ from ms_core.decoding import Pass, length_regulate
 from ms_core.detect.watermark import FILE
 from ms_core.export.runtime.codec import MobileCodec
 from ms_core.export.runtime.manifest import MobileError, read_manifest
-from ms_core.synthesizer import Synthesizer
+from ms_core.speaking.synthesizer import Synthesizer
 from ms_core.text import LANGUAGES, phone_ids, phone_table
 from ms_core.tokens import Voice, VoiceError
 

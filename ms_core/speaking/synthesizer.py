@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ms_core.captions import Speech
-from ms_core.controls import (
+from ms_core.decoding import Noise, Pass, iterative_decode, round_durations
+from ms_core.speaking.captions import Speech
+from ms_core.speaking.controls import (
     DURATION_SPREAD,
     LONGEST_PAUSE,
     PAUSE_SHARE,
@@ -22,9 +23,8 @@ from ms_core.controls import (
     Part,
     SynthesisError,
 )
-from ms_core.crossfade import joined, planned
-from ms_core.decoding import Noise, Pass, iterative_decode, round_durations
-from ms_core.script import Passage, one_sequence, read_script
+from ms_core.speaking.crossfade import joined, planned
+from ms_core.speaking.script import Passage, one_sequence, read_script
 from ms_core.text import BOUNDARIES, FIRST_PHONES, chunks, phone_ids
 from ms_core.tokens import Voice, VoiceError, shipped_voice
 
@@ -383,8 +383,8 @@ class Synthesizer:
         """Speak a text: float32 samples (l,) in [-1, 1] at `sample_rate`. The seed fixes the result.
 
         `voice` is an enrolled one, a voice file, or a shipped voice's name; `steps` are decoding passes for each codec
-        layer. The text may hold marks such as [pause:0.5] (`ms_core.script`); `controls` are speed, variety, rhythm,
-        lexicon and voices (`Controls`). Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd`
+        layer. The text may hold marks such as [pause:0.5] (`script.py`); `controls` are speed, variety, rhythm, lexicon
+        and voices (`Controls`). Seconds spent are added to `timings` under `text`, `prompt`, `duration`, `smd`
         and `codec`, the number of decoding passes under `passes`. Raises TextError for a text that cannot be read
         aloud, SynthesisError for a control that cannot be followed.
         """

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ms_core.captions import FORMATS, as_written
-from ms_core.controls import Controls, SynthesisError
 from ms_core.detect.watermark import WatermarkError, comment, ready, sign
 from ms_core.files import comment_chunk, pcm_bytes, write_wav
-from ms_core.phones import BOUNDARIES, TextError
-from ms_core.script import Passage, read_lexicon, read_script
-from ms_core.synthesizer import Synthesizer
+from ms_core.speaking.captions import FORMATS, as_written
+from ms_core.speaking.controls import Controls, SynthesisError
+from ms_core.speaking.script import Passage, read_lexicon, read_script
+from ms_core.speaking.synthesizer import Synthesizer
+from ms_core.text.phones import BOUNDARIES, TextError
 from ms_core.tokens import Voice, VoiceError, shipped_voice
 
 MAX_LINES = 10_000

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from num2words import num2words
 
-from ms_core.english import tables
+from ms_core.text.english import tables
 
 SPELL = "\ue000"
 """Stands after a letter that is spelled, so that no later rule takes it for a word."""

@@ -7,13 +7,13 @@ import re
 import unicodedata
 import warnings
 
-from ms_core.english import tables
-from ms_core.english.markup import say_as, strip_markup
-from ms_core.english.numbers import STREET, read_numbers, spell
-from ms_core.english.roman import read_roman
-from ms_core.english.sounds import plural, pronounce, pronunciations
-from ms_core.english.words import FIRST_PHONE, read_addresses, read_tokens
-from ms_core.phones import CONSONANTS, PHONES, VOWELS, TextError, TextWarning, phone_ids, shortened
+from ms_core.text.english import tables
+from ms_core.text.english.markup import say_as, strip_markup
+from ms_core.text.english.numbers import STREET, read_numbers, spell
+from ms_core.text.english.roman import read_roman
+from ms_core.text.english.sounds import plural, pronounce, pronunciations
+from ms_core.text.english.words import FIRST_PHONE, read_addresses, read_tokens
+from ms_core.text.phones import CONSONANTS, PHONES, VOWELS, TextError, TextWarning, phone_ids, shortened
 
 __all__ = ["PHONES", "clean", "pronounce", "pronunciations", "read", "say_as"]
 

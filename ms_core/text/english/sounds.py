@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib import resources
 
-from ms_core.english.tables import CODAS, EXTRA_WORDS, IPA, ONSETS
-from ms_core.phones import BOUNDARIES, LONG_PAUSE, VOWELS, TextWarning
+from ms_core.text.english.tables import CODAS, EXTRA_WORDS, IPA, ONSETS
+from ms_core.text.phones import BOUNDARIES, LONG_PAUSE, VOWELS, TextWarning
 
 AFTER_VERB = frozenset({"DT", "PRP", "PRP$", "NN", "NNS"})
 ATTRIBUTIVE = frozenset({"sales", "sports", "arms", "goods", "savings", "customs", "news", "politics", "women", "men"})

@@ -11,8 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_core.phones import BOUNDARIES, BOUNDARY, LONG_PAUSE, SHORT_PAUSE, TextError, TextWarning, phone_ids, shortened
 from ms_core.text import MAX_CHARACTERS, check_words, pronounce, read_words, say_as
+from ms_core.text.phones import (
+    BOUNDARIES,
+    BOUNDARY,
+    LONG_PAUSE,
+    SHORT_PAUSE,
+    TextError,
+    TextWarning,
+    phone_ids,
+    shortened,
+)
 
 SLOWEST, FASTEST = 0.5, 2.0  # times the natural tempo
 MAX_PAUSE, MAX_PAUSES = 10.0, 300.0  # seconds of one pause that is asked for, and of all in a text

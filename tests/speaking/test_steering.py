@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from conftest import global_rng_untouched
 
-from ms_core.align import align
-from ms_core.captions import as_written
-from ms_core.controls import Controls, SynthesisError
-from ms_core.lines import Line, write_stream
-from ms_core.script import read_script
+from ms_core.recordings.align import align
+from ms_core.speaking.captions import as_written
+from ms_core.speaking.controls import Controls, SynthesisError
+from ms_core.speaking.lines import Line, write_stream
+from ms_core.speaking.script import read_script
 from ms_core.synthesis import MobileSpeech
 from ms_core.text import BOUNDARIES
 
@@ -193,7 +193,7 @@ def test_nothing_that_a_user_runs_needs_posix() -> None:
 
     code = (
         "import sys\nfor name in ('resource', 'fcntl', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
-        "import ms_core.cli, ms_core.synthesis, ms_core.export.runtime.__main__, ms_core.lines\n"
+        "import ms_core.cli, ms_core.synthesis, ms_core.export.runtime.__main__, ms_core.speaking.lines\n"
         "ms_core.cli.app(['synth', '--text', 'Go.', '--show-phones'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,9 +7,10 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from ms_core import paths, pipeline
+from ms_core import paths
 from ms_core.cli import app
-from ms_core.pipeline import PipelineError, find_stage, parse_parameters, plan, reproduce
+from ms_core.report import pipeline
+from ms_core.report.pipeline import PipelineError, find_stage, parse_parameters, plan, reproduce
 
 STAGES = ("01_one", "02_two")
 PARAMETERS = 'PRESET = "smoke"  # one of three\nCOUNT = 3\nRATE = 0.5\n'

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_core.cli import reported
-from ms_core.english.sounds import Dictionary
 from ms_core.text import (
     BOUNDARIES,
     MAX_CHARACTERS,
@@ -31,6 +30,7 @@ from ms_core.text import (
     phones_of,
     pronunciations,
 )
+from ms_core.text.english.sounds import Dictionary
 
 with open(Path(__file__).parent / "readings.tsv", newline="", encoding="utf-8") as _file:
     READINGS = list(csv.DictReader(_file, delimiter="\t", quoting=csv.QUOTE_NONE))

@@ -3,10 +3,10 @@
 import re
 from functools import lru_cache
 
-from ms_core.english import tables
-from ms_core.english.numbers import SPELL, cardinal, spell
-from ms_core.english.sounds import NAME_LETTERS, dictionary, is_sayable, is_spelled
-from ms_core.phones import LONG_PAUSE, PHONES, SHORT_PAUSE
+from ms_core.text.english import tables
+from ms_core.text.english.numbers import SPELL, cardinal, spell
+from ms_core.text.english.sounds import NAME_LETTERS, dictionary, is_sayable, is_spelled
+from ms_core.text.phones import LONG_PAUSE, PHONES, SHORT_PAUSE
 
 _TOKEN = re.compile(r"""(["(\[{¿¡*_~|/\\]*)(.*?)([.,;:?!"')\]}*_~|/\\]*)""", re.DOTALL)
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]?")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_core import paths
-from ms_core.align import MIN_PHONE_FRAMES, Aligned, AlignmentError, align, align_scored, durations
-from ms_core.audio import load_speech
 from ms_core.data import align as corpus_align
 from ms_core.data.align import align_corpus
+from ms_core.recordings.align import MIN_PHONE_FRAMES, Aligned, AlignmentError, align, align_scored, durations
+from ms_core.recordings.audio import load_speech
 from ms_core.text import BOUNDARIES, normalise, pronunciations
 
 Speech = list[tuple[str, Path, np.ndarray, str]]

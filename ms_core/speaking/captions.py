@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ms_core.files import write_atomic
-from ms_core.phones import BOUNDARIES, TextError, TextWarning
-from ms_core.script import Passage, one_sequence
+from ms_core.speaking.script import Passage, one_sequence
 from ms_core.text import read_words
+from ms_core.text.phones import BOUNDARIES, TextError, TextWarning
 
 CUE_LETTERS = 84  # of a caption, at most: two lines of 42, as broadcasters have it
 CUE_GAP = 0.6  # seconds of silence that end a caption

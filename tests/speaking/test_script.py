@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from ms_core.script import MAX_PAUSES, one_sequence, read_lexicon, read_script
+from ms_core.speaking.script import MAX_PAUSES, one_sequence, read_lexicon, read_script
 from ms_core.text import TextError, TextWarning, phonemise
 
 

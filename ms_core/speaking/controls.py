@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ms_core.script import FASTEST, SLOWEST, read_lexicon
+from ms_core.speaking.script import FASTEST, SLOWEST, read_lexicon
 from ms_core.tokens import Voice
 
 LONGEST_PAUSE = 20  # codec frames of a pause that the model fills; what a text asks for beyond them is silence

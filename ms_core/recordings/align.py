@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ms_core import text as ms_text
-from ms_core.text import BOUNDARIES, BOUNDARY, pronunciations
+from ms_core.text import BOUNDARIES, BOUNDARY, normalise, pronunciations
 
 SAMPLE_RATE = 16_000
 FRAME = 0.01
@@ -80,7 +79,7 @@ def align_scored(wav: Float[np.ndarray, "L"], text: str) -> tuple[Aligned, Fit]:
     wav = np.asarray(wav)
     if wav.ndim != 1 or not np.issubdtype(wav.dtype, np.floating) or not np.isfinite(wav).all():
         raise AlignmentError(f"the recording must be finite floats of shape (L,), got {wav.dtype} of shape {wav.shape}")
-    words = [w for w in ms_text.normalise(text) if w not in BOUNDARIES]
+    words = [w for w in normalise(text) if w not in BOUNDARIES]
     variants = {word: _variants(word) for word in words}
     seconds = len(wav) / SAMPLE_RATE
     n_phones = sum(min(map(len, variants[word])) for word in words)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from types import ModuleType
 
-from ms_core.phones import (
+from ms_core.text.phones import (
     BOUNDARIES,
     BOUNDARY,
     CONSONANTS,
@@ -49,9 +49,9 @@ __all__ = [
     "pronunciations",
 ]
 
-LANGUAGES = {"en": "ms_core.english"}
-"""The languages that can be read, each with the package that has its front end and its readings: what `ms_core.english`
-names in `__all__`."""
+LANGUAGES = {"en": "ms_core.text.english"}
+"""The languages that can be read, each with the package that has its front end and its readings: what
+`ms_core.text.english` names in `__all__`."""
 PHONE_TABLES = {"en": PHONES}
 """The phone table of each of them."""
 

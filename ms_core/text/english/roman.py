@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from ms_core.english import tables
-from ms_core.english.numbers import cardinal, ordinal, pairs
+from ms_core.text.english import tables
+from ms_core.text.english.numbers import cardinal, ordinal, pairs
 
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _CANONICAL = re.compile(r"M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")

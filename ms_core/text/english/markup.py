@@ -4,9 +4,9 @@ import html
 import re
 import warnings
 
-from ms_core.english.numbers import cardinal, each, ordinal
-from ms_core.english.sounds import pronunciations
-from ms_core.phones import TextWarning
+from ms_core.text.english.numbers import cardinal, each, ordinal
+from ms_core.text.english.sounds import pronunciations
+from ms_core.text.phones import TextWarning
 
 _TAG = re.compile(
     r"""<!--.{0,2000}?-->|<!DOCTYPE[^<>]{0,200}>|<\?[^<>]{0,200}\?>"""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ms_core import audio
-from ms_core.audio import AudioError, load_speech, normalise, read_audio
 from ms_core.files import write_wav
+from ms_core.recordings import audio
+from ms_core.recordings.audio import AudioError, load_speech, normalise, read_audio
 
 RATE = 16_000
 

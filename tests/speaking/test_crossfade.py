@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ms_core.crossfade import SHORTEST, blend, joined, planned, with_silences
+from ms_core.speaking.crossfade import SHORTEST, blend, joined, planned, with_silences
 
 
 def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
