@@ -18,24 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-<<<<<<< HEAD
 from ms_core.evaluation.bench import footprint, in_turns
 from ms_core.evaluation.records import PYTORCH, Provenance, Record, bootstrap
 from ms_core.export.executorch import ExecutorchRuntime
 from ms_core.export.runtime import MobileRuntime
 from ms_core.export.runtime.manifest import read_manifest
-=======
-from ms_core import paths
-from ms_core.checkpoint import CheckpointError, checkpoint_folder, read_provenance
-from ms_core.evaluation.bench import footprint, torch_threads
-from ms_core.evaluation.conditions import PYTORCH, hard_texts
-from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of, write_records
-from ms_core.evaluation.sweep import agreement, agreement_records
-from ms_core.export.executorch import MADE_WITH, ExecutorchRuntime, export_executorch, need_executorch
-from ms_core.export.onnx import ExportError
-from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.speaking.synthesizer import Synthesizer
->>>>>>> main
 from ms_core.synthesis import MobileSpeech
 from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice
