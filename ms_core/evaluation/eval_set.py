@@ -60,10 +60,11 @@ class Prompt:
     seconds: float
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a file of tab-separated columns under their names. Raises ProtocolError where it is missing."""
     if not path.is_file():
         raise ProtocolError(f"{path} is missing: set MS_DATA to a folder that holds {DEMO}/")
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -90,7 +91,7 @@ def cut_items(cuts: Iterable["MonoCut"]) -> list[Item]:
 def demo_rows(folder: Path | None = None) -> list[dict[str, str]]:
     """The authors' published English clips: item, librispeech_utt, text, system, seconds, path (made absolute)."""
     folder = Path(folder or paths.data()) / DEMO
-    return [{**row, "path": str(folder / row["path"])} for row in _rows(folder / "english.tsv")]
+    return [{**row, "path": str(folder / row["path"])} for row in read_tsv(folder / "english.tsv")]
 
 
 def rng_of(seed: int, *names: str) -> np.random.Generator:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ms_core.evaluation.eval_set import DEMO, PROMPT_SECONDS, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import count_errors, versions
-from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
+from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
 from ms_core.files import write_atomic, write_wav
 from ms_core.recordings.audio import load_speech
@@ -98,8 +98,7 @@ class RowLog:
     """
 
     def __init__(self, path: Path, run: dict[str, object], systems: int | None = None):
-        self.path = Path(path)
-        header = json.dumps({"run": run}, sort_keys=True)
+        self.path, header = Path(path), json.dumps({"run": run}, sort_keys=True)
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         if lines and lines[0] != header:
             os.replace(self.path, self._kept(lines[0]))
@@ -134,6 +133,21 @@ class RowLog:
             os.fsync(file.fileno())
         self.rows += rows
 
+    def complete(self, utts: Iterable[str], rows_of: Callable[[str], list[dict]], title: str) -> list[dict]:
+        """The rows of utterances; those of which there are none are made by `rows_of`, and added one by one."""
+        utts, done = list(utts), {row["utt"] for row in self.rows}
+        for utt in tqdm(utts, desc=title, unit="utt", disable=None):
+            if utt not in done:
+                self.add(rows_of(utt))
+        return [row for row in self.rows if row["utt"] in set(utts)]
+
+
+def keep_wav(out: Path, system: str, utt: str, wav: np.ndarray, sample_rate: int) -> None:
+    """Write `<out>/audio/<system>/<utt>.wav`."""
+    folder = Path(out) / "audio" / system.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_wav(folder / f"{utt}.wav", wav, sample_rate)
+
 
 def evaluate(
     tts,
@@ -158,25 +172,23 @@ def evaluate(
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
-    out = Path(out)
-    own = Subject(**provenance.model_dump(), system=system)
+    out, own = Path(out), Subject(**provenance.model_dump(), system=system)
     stem = f"{eval_set.split}.{own.name.replace('/', '_')}"
-    seed, rate = provenance.seed or 0, tts.sample_rate
+    seed, rate, items = provenance.seed or 0, tts.sample_rate, {item.utt: item for item in eval_set.targets}
     run = run_header(tts, own.name, eval_set.describe(), provenance, metrics, asr)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
     count = baselines * (1 if eval_set.split == DEMO else 2)
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
-    done = {row["utt"] for row in log.rows}
     if baselines:  # the model has no part in their scores: those of an evaluation before are taken
         known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
         recordings = RowLog(out / f"{eval_set.split}.recordings.jsonl", known, systems=count)
-    for item in tqdm(eval_set.targets, desc=f"{own.name} on {eval_set.split}", unit="utt", disable=None):
-        if item.utt in done:
-            continue
+
+    def rows_of(utt: str) -> list[dict]:
+        item = items[utt]
         wavs = {own.name: _speak(tts, eval_set, item, seed)}
         rows = _rows(eval_set, item, wavs, rate, metrics, asr)
         if baselines:
-            reference_rows = [row for row in recordings.rows if row["utt"] == item.utt]
+            reference_rows = [row for row in recordings.rows if row["utt"] == utt]
             coded = _recordings(tts, eval_set, item) if keep_audio or not reference_rows else {}
             if not reference_rows:
                 reference_rows = _rows(eval_set, item, coded, rate, metrics, asr)
@@ -186,12 +198,10 @@ def evaluate(
         if keep_audio:
             wavs |= {PROMPT: eval_set.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
             for name, wav in wavs.items():
-                folder = out / "audio" / name.replace("/", "_")
-                folder.mkdir(parents=True, exist_ok=True)
-                write_wav(folder / f"{item.utt}.wav", wav, rate)
-        log.add(rows)
-    names = {item.utt for item in eval_set.targets}
-    rows = [row for row in log.rows if row["utt"] in names]
+                keep_wav(out, name, utt, wav, rate)
+        return rows
+
+    rows = log.complete(items, rows_of, f"{own.name} on {eval_set.split}")
     records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), asr, {own.name: {"system": system}})
     write_records(out / f"{stem}.json", records)
     return records
@@ -231,6 +241,33 @@ def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[flo
     return [row[metric] for row in rows], None
 
 
+def estimate(rows: Sequence[dict], metric: str, minus: Sequence[dict] | None = None) -> tuple[Interval, int]:
+    """A metric, or its paired difference to rows of the same utterances, and n, the number of what is resampled.
+
+    That is the row's `unit`, by default its utterance; a unit that several speakers speak is of no speaker.
+    """
+    units: dict[str, set[str]] = {}
+    for row in sorted(rows, key=_unit):
+        units.setdefault(_unit(row), set()).add(row.get("speaker", ""))
+    speakers = ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
+    other = None if minus is None else _by_unit(minus, metric)
+    return bootstrap(*_by_unit(rows, metric), minus=other, speakers=speakers), len(units)
+
+
+def _unit(row: dict) -> str:
+    return row.get("unit", row["utt"])
+
+
+def _by_unit(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float]]:
+    """Sums of a metric and of its weights over the rows of each unit, units by name."""
+    values, weights = columns_of(rows, metric)
+    sums: dict[str, list[float]] = {unit: [0.0, 0.0] for unit in sorted(map(_unit, rows))}
+    for row, value, weight in zip(rows, values, weights or [1.0] * len(rows), strict=True):
+        sums[_unit(row)][0] += value
+        sums[_unit(row)][1] += weight
+    return [top for top, _ in sums.values()], [bottom for _, bottom in sums.values()]
+
+
 def metrics_of(row: dict) -> list[str]:
     """The metrics that a row can give."""
     names = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
@@ -265,8 +302,8 @@ def make_record(
     provenance: Provenance, system: str, metric: str, interval: Interval, asr: str = "base", **fields: object
 ) -> Record:
     """A record of an evaluation."""
-    shared = {**provenance_of(system, provenance).model_dump(), "unit": unit_of(metric), **interval.fields()}
-    return Record(**shared, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
+    own = provenance_of(system, provenance)
+    return own.record(interval, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
 
 
 def aggregate(
@@ -298,15 +335,13 @@ def aggregate(
     records = []
     for system, scored in by_system.items():
         for metric in metrics_of(scored[0]):
-            columns, speakers = columns_of(scored, metric), [row.get("speaker", "") for row in scored]
-            records.append(record(system, metric, bootstrap(*columns, speakers=speakers), protocol))
+            records.append(record(system, metric, estimate(scored, metric)[0], protocol))
             if ceiling not in (None, system) and metric in SPOKEN:
-                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric), speakers=speakers)
+                paired, _ = estimate(scored, metric, by_system[ceiling])
                 records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
         if "wer_n" in scored[0] and len(scored) > 1:
-            counts = shuffled_counts(scored, seed=0)
-            edits, words = [sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts]
-            control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in scored])
+            counts = zip(scored, shuffled_counts(scored, seed=0), strict=True)
+            control, _ = estimate([{**row, **others} for row, others in counts], "wer")
             how = f"{protocol}; control: transcripts against other utterances' texts"
             records.append(record(system, "wer_shuffled", control, how))
     return records
@@ -317,39 +352,36 @@ def demo_evaluate(
     provenance: Provenance,
     metrics: Sequence[str] = SPOKEN,
     items: Sequence[int] | None = None,
-    log: Path | None = None,
     asr: str = "base",
 ) -> list[Record]:
     """Score the clips that the authors published: 35 sentences by six systems; writes the records to the file `out`.
 
     SIM is to the recording of the same sentence, since the prompts are not published. Systems are named `ground-truth`
-    and `authors/<name>`. items: only these sentence numbers. log: JSONL of utterances, by which an interrupted run goes
-    on. Their clips are a curated choice: figures are an upper end of what the systems reached.
+    and `authors/<name>`. items: only these sentence numbers. An interrupted run goes on by `<out>.jsonl`. Their clips
+    are a curated choice: figures are an upper end of what the systems reached.
     """
     if bad := [m for m in metrics if m not in SPOKEN]:
         raise ValueError(f"metrics {bad} cannot be taken of the demo: choose among {', '.join(SPOKEN)}")
-    clips = [row for row in demo_rows() if items is None or int(row["item"]) in set(items)]
+    clips: dict[str, dict[str, dict]] = {}  # utterance -> system -> clip
+    for row in demo_rows():
+        if items is None or int(row["item"]) in set(items):
+            system = GROUND_TRUTH if row["system"] == GROUND_TRUTH else f"authors/{row['system']}"
+            clips.setdefault(row["librispeech_utt"], {})[system] = row
     if not clips:
         raise ProtocolError(f"no clip of the demo among items {list(items or [])}: it has 1 to 35")
-    originals = {row["item"]: row for row in clips if row["system"] == GROUND_TRUTH}
     rate = 16_000
-    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics, asr)}
-    rows = RowLog(log, run) if log else None
-    done = {(row["utt"], row["system"]): row for row in rows.rows} if rows else {}
-    scored = []
-    for clip in tqdm(clips, desc=DEMO, unit="clip", disable=None):
-        system = GROUND_TRUTH if clip["system"] == GROUND_TRUTH else f"authors/{clip['system']}"
-        utt = clip["librispeech_utt"]
-        if (utt, system) not in done:
-            original = originals[clip["item"]]
-            wav, reference = (load_speech(path, rate) for path in (clip["path"], original["path"]))
+
+    def rows_of(utt: str) -> list[dict]:
+        original, rows = load_speech(clips[utt][GROUND_TRUTH]["path"], rate), []
+        for system, clip in clips[utt].items():
             item = Item(utt, utt.split("-")[0], clip["text"], Path(clip["path"]), float(clip["seconds"]))
-            scores = score([wav], rate, [clip["text"]], [reference], metrics, asr)[0]
-            done[utt, system] = _row(item, system, scores, len(reference) / rate)
-            if rows:
-                rows.add([done[utt, system]])
-        scored.append(done[utt, system])
+            scores = score([load_speech(item.path, rate)], rate, [item.text], [original], metrics, asr)[0]
+            rows.append(_row(item, system, scores, len(original) / rate))
+        return rows
+
+    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics, asr)}
+    rows = RowLog(Path(out).with_suffix(".jsonl"), run, len(next(iter(clips.values())))).complete(clips, rows_of, DEMO)
     protocol = "the authors' published clips (a curated set); SIM against the recording of the same sentence"
-    records = aggregate(scored, provenance, DEMO, protocol, asr)
+    records = aggregate(rows, provenance, DEMO, protocol, asr)
     write_records(out, records)
     return records
