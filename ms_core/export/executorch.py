@@ -5,7 +5,7 @@ The graphs are those of `ms_core.export.graphs`, as in the ONNX export. ExecuTor
 every length has a limit (`LIMITS`). ExecuTorch's Python runtime needs torch; on a phone its C++, Java or Swift runtime
 takes its place, and what `ms_core.export.runtime` does in numpy is to be written there. Both are our choice.
 
-`python -m ms_core.evaluation.parity` exports a model in both precisions and records how far they agree with PyTorch.
+`ms_core.evaluation.parity.compare` says how far an export agrees with PyTorch.
 """
 
 import copy
