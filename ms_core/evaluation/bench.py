@@ -101,12 +101,9 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
     frames, counts = tts.codec.config.frame_rate, {}
     axes = {"p": PHONES_PER_SECOND * seconds, "q": PHONES_PER_SECOND * PROMPT_SECONDS, "s": frames * PROMPT_SECONDS}
     axes |= {"t": frames * seconds, "r": frames * seconds}
+    lengths = {name: max(2, round(length)) for name, length in axes.items()}
     for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
-        inputs = {}
-        for key, example in graph.inputs.items():
-            shape = [max(2, round(axes.get(graph.axes[key].get(i), n))) if i in graph.axes[key] else n
-                     for i, n in enumerate(example.shape)]  # fmt: skip
-            inputs[key] = example.new_ones(shape)
+        inputs = {key: example.new_ones(graph.shape(key, lengths)) for key, example in graph.inputs.items()}
         with counting_flops() as counter, torch.inference_mode():
             graph.module(**inputs)
         runs = sum(tts.decoding.steps) if name == "smd" else 1

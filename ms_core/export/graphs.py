@@ -8,7 +8,9 @@ They are the model's own forwards; what the decoder keeps of a voice goes from o
 and no output.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +159,15 @@ class Graph:
     inputs: dict[str, Tensor]
     axes: dict[str, dict[int, str]]
     outputs: tuple[str, ...]
+
+    def shape(self, name: str, lengths: Mapping[str, Any]) -> list:
+        """The shape of an input where each axis that may have any length has that of `lengths`."""
+        return [lengths.get(self.axes[name].get(i), size) for i, size in enumerate(self.inputs[name].shape)]
+
+    def dynamic_shapes(self, limits: Mapping[str, int]) -> dict[str, dict[int, Any]]:
+        """As torch.export takes them: every such axis may be from 1 to its limit."""
+        dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}
+        return {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in self.axes.items()}
 
 
 def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -> dict[str, Graph]:
