@@ -269,11 +269,6 @@ def test_token_grid_hatches_what_is_masked_and_rings_what_is_predicted():
     assert axis.get_ylim() == (3, 0)  # layer 1 on top
 
 
-def test_filling_shows_the_unknown_as_unknown():
-    _, (axis,) = plots.canvas()
-    image = plots.filling(axis, np.array([[1, 2, np.nan], [np.nan, np.nan, np.nan]]), 4)
-    assert np.ma.getmaskarray(image.get_array()).sum() == 4 and image.get_clim() == (1, 4)
-
 
 def test_attention_names_each_phone_where_it_begins():
     _, (axis,) = plots.canvas()
