@@ -47,10 +47,10 @@ class HardText:
     text: str
 
 
-def hard_texts(limit: int | None = None, file: Path = TEXTS) -> list[HardText]:
+def hard_texts(limit: int | None = None) -> list[HardText]:
     """The package's hard texts, or the first `limit` of each kind."""
     kinds: dict[str, list[HardText]] = {}
-    for row in read_tsv(file):
+    for row in read_tsv(TEXTS):
         kinds.setdefault(row["kind"], []).append(HardText(row["id"], row["kind"], row["text"]))
     return [text for texts in kinds.values() for text in texts[:limit]]
 
@@ -305,7 +305,7 @@ EXPERIMENTS = {kind.name: kind for kind in (HardTexts, NoisyPrompts, PromptLengt
 
 
 def speak(
-    tts, name: str, key: str, case: Case, seed: int, metrics: Sequence[str], asr: str
+    tts, name: str, key: str, case: Case, seed: int, metrics: Sequence[str]
 ) -> tuple[dict[str, object], np.ndarray | None]:
     """The row of one case and what was spoken; a row with `refused` and None for a prompt that cannot be enrolled."""
     hard, prompt = case.hard, case.prompt
@@ -319,7 +319,7 @@ def speak(
         return {**row, "refused": f"{type(error).__name__}: {error}"}, None
     wav = np.asarray((case.runtime or tts).synthesize(case.text, voice, seed=seed), dtype=np.float32)
     reference = load_speech(case.item.path, tts.sample_rate)
-    scores = score([wav], tts.sample_rate, [case.text], [reference], metrics, asr)[0]
+    scores = score([wav], tts.sample_rate, [case.text], [reference], metrics)[0]
     return {**row, **{k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}}, wav
 
 
@@ -329,9 +329,7 @@ def names_of(experiment: Experiment, system: str, provenance: Provenance) -> dic
     return {c: Subject(**shared, system=system, **fields).name for c, fields in experiment.conditions.items()}
 
 
-def summarise(
-    rows: Sequence[dict], experiment: Experiment, system: str, provenance: Provenance, asr: str = "base"
-) -> list[Record]:
+def summarise(rows: Sequence[dict], experiment: Experiment, system: str, provenance: Provenance) -> list[Record]:
     """Records of a study's rows: each metric under each condition and its paired difference to the control.
 
     `enrolment_refused` and `prompt_seconds` are of all rows, the rest of those that were spoken; a difference is over
@@ -345,7 +343,7 @@ def summarise(
         pair = names[experiment.control] if minus is not None else None
         fields = {"study": experiment.name, "split": experiment.split, "kind": kind, "n": n, "pair_with": pair}
         fields |= {"protocol": f"{about}; paired difference" if pair else about, **experiment.conditions[condition]}
-        records.append(make_record(provenance, system, metric, value, asr, **fields))
+        records.append(make_record(provenance, system, metric, value, **fields))
 
     for kind, part in experiment.parts(rows).items():
         tried = {c: [row for row in part if row["system"] == name] for c, name in names.items()}
@@ -371,11 +369,10 @@ def evaluate_experiment(
     provenance: Provenance,
     metrics: Sequence[str] = METRICS,
     keep_audio: bool = False,
-    asr: str = "base",
 ) -> list[Record]:
     """Let a synthesiser speak a study and score it; returns the records and writes them, with a JSONL of rows.
 
-    tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio, asr and resuming
+    tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio and resuming
     as there. The files are `<out>/<study's place>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
     cannot be taken of new speech, ProtocolError where the split cannot give what the study asks for, EvaluatorError for
     a missing evaluator.
@@ -384,13 +381,13 @@ def evaluate_experiment(
         raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
     own, names = Subject(**provenance.model_dump(), system=system).name, names_of(experiment, system, provenance)
     stem = Path(out) / f"{experiment.place}.{own}".replace("/", "_")
-    run = run_header(tts, own, experiment.describe(), provenance, metrics, asr)
+    run = run_header(tts, own, experiment.describe(), provenance, metrics)
     run |= {"conditions": list(experiment.conditions), "keep_audio": keep_audio}
 
     def rows_of(key: str) -> list[dict]:
         rows = []
         for case in experiment.cases(key, tts.sample_rate):
-            row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics, asr)
+            row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics)
             rows.append(row)
             if keep_audio and wav is not None:
                 keep_wav(out, row["system"], key, wav, tts.sample_rate)
@@ -399,6 +396,6 @@ def evaluate_experiment(
     keys = experiment.utterances()
     log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(experiment.conditions))
     rows = log.complete(keys, rows_of, f"{own}: {experiment.place}")
-    records = summarise(rows, experiment, system, provenance, asr)
+    records = summarise(rows, experiment, system, provenance)
     write_records(stem.with_name(f"{stem.name}.json"), records)
     return records

@@ -89,9 +89,9 @@ def cut_items(cuts: Iterable["MonoCut"]) -> list[Item]:
     ]
 
 
-def demo_rows(folder: Path | None = None) -> list[dict[str, str]]:
+def demo_rows() -> list[dict[str, str]]:
     """The authors' published English clips: item, librispeech_utt, text, system, seconds, path (made absolute)."""
-    folder = Path(folder or paths.data()) / DEMO
+    folder = paths.data() / DEMO
     return [{**row, "path": str(folder / row["path"])} for row in read_tsv(folder / "english.tsv")]
 
 

@@ -65,13 +65,13 @@ def _recordings(tts, eval_set: EvalSet, item: Item) -> dict[str, np.ndarray]:
 
 
 def _rows(
-    eval_set: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+    eval_set: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str]
 ) -> list[dict[str, object]]:
     """Scored rows of waveforms that say one utterance, by system."""
     original, reference = load_speech(item.path, rate), eval_set.reference(item, rate)
     count = len(wavs)
     spoken = [m for m in metrics if m in SPOKEN]
-    scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
+    scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken)
     rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
     if sims := [m for m in metrics if m in SIMS]:
         impostor_wav = eval_set.reference(eval_set.impostor(item), rate)
@@ -158,7 +158,6 @@ def evaluate(
     metrics: Sequence[str] = (*SPOKEN, *ALIGNED),
     baselines: bool = True,
     keep_audio: bool = False,
-    asr: str = "base",
 ) -> list[Record]:
     """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
 
@@ -166,7 +165,7 @@ def evaluate(
     has; system: see `records.Subject`; eval_set: see `EvalSet.of_split`; provenance: what made the system, its `seed`
     being that of the synthesis (0 where None), its `steps` what `tts` decodes with where those are not its own.
     baselines: also score the recordings and the codec. keep_audio: write `<out>/audio/<name>/<utt>.wav`, the
-    recordings and the prompts (`audio/prompt/`) as well. asr: see `metrics.WhisperASR`. A run that was cut off goes on
+    recordings and the prompts (`audio/prompt/`) as well. A run that was cut off goes on
     from its JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the
     split cannot give pairs, EvaluatorError for a missing evaluator.
     """
@@ -175,7 +174,7 @@ def evaluate(
     out, own = Path(out), Subject(**provenance.model_dump(), system=system)
     stem = f"{eval_set.split}.{own.name.replace('/', '_')}"
     seed, rate, items = provenance.seed or 0, tts.sample_rate, {item.utt: item for item in eval_set.targets}
-    run = run_header(tts, own.name, eval_set.describe(), provenance, metrics, asr)
+    run = run_header(tts, own.name, eval_set.describe(), provenance, metrics)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
     count = baselines * (1 if eval_set.split == DEMO else 2)
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
@@ -186,12 +185,12 @@ def evaluate(
     def rows_of(utt: str) -> list[dict]:
         item = items[utt]
         wavs = {own.name: _speak(tts, eval_set, item, seed)}
-        rows = _rows(eval_set, item, wavs, rate, metrics, asr)
+        rows = _rows(eval_set, item, wavs, rate, metrics)
         if baselines:
             reference_rows = [row for row in recordings.rows if row["utt"] == utt]
             coded = _recordings(tts, eval_set, item) if keep_audio or not reference_rows else {}
             if not reference_rows:
-                reference_rows = _rows(eval_set, item, coded, rate, metrics, asr)
+                reference_rows = _rows(eval_set, item, coded, rate, metrics)
                 recordings.add(reference_rows)
             wavs |= coded
             rows += reference_rows
@@ -202,23 +201,21 @@ def evaluate(
         return rows
 
     rows = log.complete(items, rows_of, f"{own.name} on {eval_set.split}")
-    records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), asr, {own.name: {"system": system}})
+    records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), {own.name: {"system": system}})
     write_records(out / f"{stem}.json", records)
     return records
 
 
-def run_header(
-    tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str], asr: str
-) -> dict[str, object]:
+def run_header(tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str]) -> dict[str, object]:
     """What makes a run of an evaluation, for the first line of its `RowLog`."""
     run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
     run |= {"system": system, "protocol": protocol, "seed": provenance.seed or 0, "metrics": sorted(metrics)}
-    run |= {"judges": _evaluators(metrics, asr)}
+    run |= {"judges": _evaluators(metrics)}
     return {**run, "decoding": tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None}
 
 
-def _evaluators(metrics: Sequence[str], asr: str) -> dict[str, str]:
-    return {name: text for metric in metrics for name, text in versions(metric, asr).items()}
+def _evaluators(metrics: Sequence[str]) -> dict[str, str]:
+    return {name: text for metric in metrics for name, text in versions(metric).items()}
 
 
 def shuffled_counts(rows: Sequence[dict], seed: int) -> list[dict[str, int]]:
@@ -298,12 +295,10 @@ def provenance_of(system: str, provenance: Provenance) -> Provenance:
     return provenance.model_copy(update=bare)
 
 
-def make_record(
-    provenance: Provenance, system: str, metric: str, interval: Interval, asr: str = "base", **fields: object
-) -> Record:
+def make_record(provenance: Provenance, system: str, metric: str, interval: Interval, **fields: object) -> Record:
     """A record of an evaluation."""
     own = provenance_of(system, provenance)
-    return own.record(interval, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
+    return own.record(interval, system=system, metric=metric, evaluators=versions(metric), **fields)
 
 
 def aggregate(
@@ -311,7 +306,6 @@ def aggregate(
     provenance: Provenance,
     split: str,
     protocol: str,
-    asr: str = "base",
     about: Mapping[str, Mapping[str, object]] | None = None,
     study: str = "quality",
 ) -> list[Record]:
@@ -330,7 +324,7 @@ def aggregate(
     def record(system: str, metric: str, interval: Interval, how: str, pair: str | None = None) -> Record:
         fields = {"system": system, "n": len(by_system[system]), "protocol": how, "pair_with": pair}
         fields |= {"study": study, "split": split, **(about or {}).get(system, {})}
-        return make_record(provenance, metric=metric, interval=interval, asr=asr, **fields)
+        return make_record(provenance, metric=metric, interval=interval, **fields)
 
     records = []
     for system, scored in by_system.items():
@@ -352,7 +346,6 @@ def demo_evaluate(
     provenance: Provenance,
     metrics: Sequence[str] = SPOKEN,
     items: Sequence[int] | None = None,
-    asr: str = "base",
 ) -> list[Record]:
     """Score the clips that the authors published: 35 sentences by six systems; writes the records to the file `out`.
 
@@ -375,13 +368,13 @@ def demo_evaluate(
         original, rows = load_speech(clips[utt][GROUND_TRUTH]["path"], rate), []
         for system, clip in clips[utt].items():
             item = Item(utt, utt.split("-")[0], clip["text"], Path(clip["path"]), float(clip["seconds"]))
-            scores = score([load_speech(item.path, rate)], rate, [item.text], [original], metrics, asr)[0]
+            scores = score([load_speech(item.path, rate)], rate, [item.text], [original], metrics)[0]
             rows.append(_row(item, system, scores, len(original) / rate))
         return rows
 
-    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics, asr)}
+    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics)}
     rows = RowLog(Path(out).with_suffix(".jsonl"), run, len(next(iter(clips.values())))).complete(clips, rows_of, DEMO)
     protocol = "the authors' published clips (a curated set); SIM against the recording of the same sentence"
-    records = aggregate(rows, provenance, DEMO, protocol, asr)
+    records = aggregate(rows, provenance, DEMO, protocol)
     write_records(out, records)
     return records

@@ -308,11 +308,11 @@ def _load(kind: type):
         return kind()
 
 
-def evaluator(metric: str, asr: str = "base"):
-    """The evaluator of a metric, loaded once a process. `asr`: see WhisperASR. Raises ValueError for another metric."""
+def evaluator(metric: str):
+    """The evaluator of a metric, loaded once a process. Raises ValueError for another metric."""
     if metric not in _EVALUATORS:
         raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
-    return recogniser(asr) if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
+    return recogniser("base") if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
 
 
 def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -327,10 +327,10 @@ def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return loaded, lacking
 
 
-def versions(metric: str, asr: str = "base") -> dict[str, str]:
+def versions(metric: str) -> dict[str, str]:
     """Name and version of the evaluator of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
     base = next((m for m in METRICS if re.fullmatch(rf"{m}(_.*)?", metric)), None)
     if base is None:
         return {}
-    metric = evaluator(base, asr)
+    metric = evaluator(base)
     return {metric.name: metric.version}

@@ -54,7 +54,7 @@ def judged_speed(records: Sequence[Record], split: str, preset: str) -> list[_Ju
     return found
 
 
-def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str = "sim_campp") -> Figure:
+def quality_speed(records: Sequence[Record], split: str, preset: str) -> Figure:
     """RTF, WER and SIM of exported models and of passes in layer 1, a row each; the paper's two RTFs as marks.
 
     The paper's marks say nothing of its quality. Raises ValueError with fewer than two rows.
@@ -65,7 +65,7 @@ def quality_speed(records: Sequence[Record], split: str, preset: str, sim: str =
             f"{len(points)} systems have both WER on {split!r} and RTF on {RTF_SECONDS:g} s: at least two needed"
         )
     panels = {"rtf_total": f"RTF, {RTF_SECONDS:g} s, {RTF_THREADS} thread ↓"}
-    panels |= {metric: QUALITY[metric][0] for metric in ("wer", sim)}
+    panels |= {metric: QUALITY[metric][0] for metric in ("wer", "sim_campp")}
     figure = style.estimate_rows([(p.name, "mobilespeech-", p.metrics) for p in points], panels)
     axis = figure.axes[0]
     for name, reported in QUOTED_RTF.items():

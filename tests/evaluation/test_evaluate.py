@@ -93,8 +93,8 @@ def speech(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_judges(monkeypatch):
-    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
-    monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {"fake": "0"})
+    monkeypatch.setattr(scoring, "evaluator", lambda metric: FakeJudge(metric))
+    monkeypatch.setattr(evaluate, "versions", lambda metric: {"fake": "0"})
 
 
 def trials(seed=0, limit=None):
