@@ -101,17 +101,9 @@ class Provenance(BaseModel):
         for key, part in (("checkpoint_sha256", "model"), ("codec_sha256", "codec")):
             weights = Path(folder, part, "weights.safetensors") if folder else None
             digests[key] = sha256(weights) if weights and weights.is_file() else None
-        return cls(
-            preset=preset,
-            seed=seed,
-            config_hash=config_hash,
-            steps=steps,
-            **digests,
-            git_commit=git_commit(),
-            device=device_name(device),
-            threads=threads,
-            date=date or datetime.now(UTC).date().isoformat(),
-        )
+        made = {"git_commit": git_commit(), "device": device_name(device), **digests}
+        made["date"] = date or datetime.now(UTC).date().isoformat()
+        return cls(preset=preset, seed=seed, config_hash=config_hash, steps=steps, threads=threads, **made)
 
     def record(self, value: "float | Interval", **fields: object) -> "Record":
         """A record of this run: a number or an interval, and the record's other fields; see `Record`."""
