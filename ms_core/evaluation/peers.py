@@ -290,7 +290,7 @@ def compare(
     threads: int = 1,
     repeats: int = 5,
     seed: int = 0,
-    peers: Mapping[str, Peer] = PEERS,
+    peers: Mapping[str, Peer] | None = None,
 ) -> list[Comparison]:
     """Time our synthesiser and every peer in turns: ours, peer, ours, peer, ...; text, prompt and voice as in `bench`.
 
@@ -304,7 +304,7 @@ def compare(
         voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
         text = text_of_length(tts, voice, seconds, seed)
         audio_seconds = len(tts.synthesize(text, voice, seed=seed)) / tts.sample_rate
-    for peer in peers.values():
+    for peer in (PEERS if peers is None else peers).values():
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed)
             model = peer.build().eval()
