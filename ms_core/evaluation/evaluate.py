@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -165,9 +166,9 @@ def evaluate(
     has; system: see `records.Subject`; eval_set: see `EvalSet.of_split`; provenance: what made the system, its `seed`
     being that of the synthesis (0 where None), its `steps` what `tts` decodes with where those are not its own.
     baselines: also score the recordings and the codec. keep_audio: write `<out>/audio/<name>/<utt>.wav`, the
-    recordings and the prompts (`audio/prompt/`) as well. A run that was cut off goes on
-    from its JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the
-    split cannot give pairs, EvaluatorError for a missing evaluator.
+    recordings and the prompts (`audio/prompt/`) as well. A run that was cut off goes on from its JSONL when all that
+    makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the split cannot give pairs,
+    EvaluatorError for a missing evaluator.
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
@@ -243,26 +244,19 @@ def estimate(rows: Sequence[dict], metric: str, minus: Sequence[dict] | None = N
 
     That is the row's `unit`, by default its utterance; a unit that several speakers speak is of no speaker.
     """
-    units: dict[str, set[str]] = {}
-    for row in sorted(rows, key=_unit):
-        units.setdefault(_unit(row), set()).add(row.get("speaker", ""))
-    speakers = ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
-    other = None if minus is None else _by_unit(minus, metric)
-    return bootstrap(*_by_unit(rows, metric), minus=other, speakers=speakers), len(units)
+    sides = [_by_unit(side, metric) for side in (rows, minus) if side is not None]
+    columns = [(side["top"].tolist(), side["bottom"].tolist()) for side in sides]
+    return bootstrap(*columns[0], *columns[1:], speakers=sides[0]["speaker"].tolist()), len(sides[0])
 
 
-def _unit(row: dict) -> str:
-    return row.get("unit", row["utt"])
-
-
-def _by_unit(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float]]:
-    """Sums of a metric and of its weights over the rows of each unit, units by name."""
+def _by_unit(rows: Sequence[dict], metric: str) -> pd.DataFrame:
+    """Sums of a metric (`top`) and of its weights (`bottom`) over the rows of each unit, and who speaks it, by unit."""
     values, weights = columns_of(rows, metric)
-    sums: dict[str, list[float]] = {unit: [0.0, 0.0] for unit in sorted(map(_unit, rows))}
-    for row, value, weight in zip(rows, values, weights or [1.0] * len(rows), strict=True):
-        sums[_unit(row)][0] += value
-        sums[_unit(row)][1] += weight
-    return [top for top, _ in sums.values()], [bottom for _, bottom in sums.values()]
+    table = pd.DataFrame({"top": values, "bottom": 1.0 if weights is None else weights})
+    table["unit"] = [row.get("unit", row["utt"]) for row in rows]
+    table["speaker"] = [row.get("speaker", "") for row in rows]
+    alone = {"top": "sum", "bottom": "sum", "speaker": lambda names: names.iloc[0] if names.nunique() == 1 else ""}
+    return table.groupby("unit").agg(alone)
 
 
 def metrics_of(row: dict) -> list[str]:
@@ -312,8 +306,7 @@ def aggregate(
     """Records of scored utterances: each metric of each system, and its paired difference with the codec's ceiling.
 
     rows: lines of the JSONL, each system having each utterance once. about: fields of the records of a row's system,
-    where its name is not all. Raises ValueError for systems with unequal sets
-    of utterances.
+    where its name is not all. Raises ValueError for systems with unequal sets of utterances.
     """
     by_system: dict[str, list[dict]] = {}
     for row in sorted(rows, key=lambda row: row["utt"]):
