@@ -25,7 +25,8 @@ PASSAGE = (  # ours
 )
 PHONES_PER_SECOND = 13.0  # of the speech of this package: 160 phones take about 12 s
 FIRST_WORDS = 12  # of the run that measures how many seconds a word takes
-Key, Value = TypeVar("Key"), TypeVar("Value")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -80,15 +81,16 @@ PLACES = {  # start of a place -> what it is
     "hard-texts": "hard texts",
 }
 INTERVAL = "bars: 95 % bootstrap interval"
+Draw = TypeVar("Draw", bound=Callable)
 FIGURES: dict[str, tuple[Callable, Callable]] = {}
 """Name -> what selects the records of a figure, and what draws it: see `figure_of`."""
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Draw) -> Draw:
     """A function that draws, in the one style."""
 
     @wraps(draw)
-    def drawn(*arguments, **options) -> Figure:
+    def drawn(*arguments, **options):
         with mpl.rc_context(STYLE):
             return draw(*arguments, **options)
 

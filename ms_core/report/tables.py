@@ -319,7 +319,7 @@ def robustness_markdown(results: Results) -> str:
         for split, record in splits.items() if study != "hard-texts" else ():
             parts += [f"## {title}: {record.split}\n", *_protocols(results, split)]
             parts += [_grid(results, split, ROBUSTNESS)]
-            for pair in sorted({r.pair_with for _, r in results.where(place=split)} - {None}):
+            for pair in sorted({r.pair_with for _, r in results.where(place=split) if r.pair_with}):
                 parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
                 parts += [_grid(results, split, ROBUSTNESS, pair)]
     return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
