@@ -157,6 +157,7 @@ def test_the_table_is_that_of_the_records() -> None:
         (r"RTF is (\.\d+) in PyTorch, (\.\d+) in ONNX fp32 and (\.\d+) in int8", "mobile.json", ["rtf_total"] * 3),
         (r"in int8, in (\d+), (\d+) and (\d+) MB", "mobile.json", ["size_mb"] * 3),
         (r"mini: (\d+\.\d) M parameters", "bench-sweep.json", ["params"]),
+        (r"in (\.\d+) on the telephone;", "detection.json", ["flagged"]),
     ],
 )
 def test_sentences_say_what_the_records_say(sentence: str, file: str, metrics: list[str]) -> None:
