@@ -124,6 +124,6 @@ def _authors_clips(out: Path, metrics: str | None, limit: int | None) -> None:
         raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(SPOKEN)}")
     items = range(1, limit + 1) if limit else None
     file = out / "paper-demo.json"
-    for record in demo_evaluate(file, Provenance.of("mini"), chosen, items, file.with_suffix(".jsonl")):
+    for record in demo_evaluate(file, Provenance.of("mini"), chosen, items):
         if record.pair_with is None:
             typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")
