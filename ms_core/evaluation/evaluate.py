@@ -31,7 +31,7 @@ from ms_core.recordings.audio import load_speech
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
 RATIOS = ("duration_ratio", "speech_ratio")  # of whole lengths, and without the silences at both ends
-SPEECH_DB = 35.0
+SPEECH_PART = 0.4
 EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added
     "wer_sub": "s",
     "wer_del": "d",
@@ -49,11 +49,18 @@ def through_codec(codec, wav: np.ndarray, device: str = "cpu") -> np.ndarray:
 
 
 def speech_seconds(wav: np.ndarray, rate: int) -> float:
-    """Length from the first to the last 20 ms that are within `SPEECH_DB` of the loudest: silence at both ends is left
-    out, for no text tells how much of it a recording has."""
+    """Length from the first to the last 20 ms of speech: silence at both ends is left out, for no text tells how much
+    of it a recording has.
+
+    Speech is what lies above `SPEECH_PART` of the way, in dB, from a recording's quiet frames to its loud ones: on
+    dev-other, some of it noisy, this is within .02 s of the alignment's ends in the median.
+    """
     width = rate // 50
     power = np.square(wav[: len(wav) // width * width], dtype=np.float64).reshape(-1, width).mean(1)
-    loud = np.flatnonzero(power >= power.max() * 10 ** (-SPEECH_DB / 10))
+    level = 10 * np.log10(power + 1e-12)
+    quiet, loud = np.percentile(level, (3, 95))
+    quiet = max(quiet, loud - 60)  # synthetic silence may be nothing at all
+    loud = np.flatnonzero(level >= quiet + SPEECH_PART * (loud - quiet))
     return float(loud[-1] + 1 - loud[0]) * width / rate
 
 
