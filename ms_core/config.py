@@ -191,6 +191,7 @@ class DataConfig(Config):
     test: str = "test-clean-24spk"
     min_seconds: float = Field(1.5, gt=0)
     max_seconds: float = Field(25.0, gt=0)
+    per_speaker: int | None = Field(None, ge=1)  # utterances of each speaker of train, the first ones; None: all
 
 
 class Preset(Config):
