@@ -115,7 +115,8 @@ class ChannelDropout(nn.Module):
         if not self.training or self.rate == 0:
             return torch.add(x, branch, alpha=weight)
         kept = torch.rand(len(x), 1, x.shape[-1], device=x.device) >= self.rate
-        return x + branch * (kept * (weight / (1 - self.rate))).to(branch.dtype)
+        kept = (kept * (weight / (1 - self.rate))).to(branch.dtype)
+        return torch.addcmul(x, branch, kept) if x.dtype == branch.dtype else x + branch * kept
 
 
 class FeedForward(nn.Sequential):
@@ -172,6 +173,8 @@ class ConformerBlock(nn.Module):
         cache: Cache | None = None,
         cache_mask: Bool[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b t d"]:
+        if self.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))  # states stay in it from branch to branch: no casts between them
         x = self.add(x, self.first(x), 0.5)
         x = self.add(x, self.attention(self.attention_norm(x), mask, cache, cache_mask))
         x = self.add(x, self.convolution(x, mask))

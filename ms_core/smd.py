@@ -11,6 +11,7 @@ What is ours besides (`CodebookPrior`, `PromptCopy`) stands in `additions.py`, t
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -51,7 +52,11 @@ class SpeechMaskDecoder(nn.Module):
         known: what `prior.known(codes)` gave, where it is at hand.
         """
         offset = torch.arange(codes.shape[1], device=codes.device)[:, None] * (self.bins + 1)
-        x = self.embedding(codes + offset).float().sum(1)  # (b, t, d); an export may hold its tables in fp16
+        if self.training and codes.device.type == "cpu":  # without a tensor of all layers
+            bags = (codes + offset).transpose(1, 2).flatten(0, 1)
+            x = F.embedding_bag(bags, self.embedding.weight, mode="sum").unflatten(0, (len(codes), -1))
+        else:
+            x = self.embedding(codes + offset).float().sum(1)  # (b, t, d); an export may hold its tables in fp16
         if self.prior is None:
             return x
         return x + self.prior.embed(self.prior.known(codes) if known is None else known)

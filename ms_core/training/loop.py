@@ -22,6 +22,8 @@ from tqdm import tqdm
 from ms_core.checkpoint import CheckpointError, damaged
 from ms_core.config import TrainConfig
 from ms_core.files import write_atomic, write_json
+from ms_core.training.launch import hold_memory
+from ms_core.training.optimisers import optimisers
 
 STATE, LOG, RUN = "state.safetensors", "log.jsonl", "run.json"
 
@@ -89,6 +91,8 @@ def train(
     """
     config = task.config
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
+    if accelerator.device.type == "cpu":
+        hold_memory()
     run = Run(task, accelerator, Path(folder))
     step = run.resume() if resume else run.start()
     if step >= config.steps:
@@ -346,81 +350,6 @@ def _copy(network: nn.Module) -> nn.Module:
     import copy
 
     return copy.deepcopy(network).eval().requires_grad_(False)
-
-
-def optimisers(network: nn.Module, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices only; with `config.muon`, the matrices of linear layers by Muon instead.
-
-    Muon (Jordan et al. 2024) steps along the orthogonalised momentum. Its steps are scaled to the root mean square of
-    AdamW's, so that one learning rate serves both (Liu et al. 2025). Our choice.
-    """
-    hidden = []
-    if config.muon:
-        linear = [m.weight for m in network.modules() if isinstance(m, nn.Linear)]
-        hidden = [w for w in linear if w.requires_grad and min(w.shape) > 1]
-    left = {id(w) for w in hidden}
-    others = [p for p in network.parameters() if p.requires_grad and id(p) not in left]
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    each = {"adamw": torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)}
-    if hidden:
-        each["muon"] = Muon(hidden, config.lr, config.weight_decay)
-    return each
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon as torch.optim has it (Nesterov momentum .95, five Newton-Schulz steps, scale of `match_rms_adamw`), but
-    with all matrices of one shape in one batched product: a tenth of the launches. `found_inf`, where it is set to 1,
-    makes a step change nothing, as in torch's fused AdamW.
-    """
-
-    MOMENTUM, STEPS, COEFFICIENTS, EPSILON = 0.95, 5, (3.4445, -4.7750, 2.0315), 1e-7
-
-    def __init__(self, params, lr: float, weight_decay: float):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.found_inf: Tensor | None = None
-
-    @torch.no_grad()
-    def step(self, closure=None) -> None:
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
-            momenta = []
-            for weight in weights:
-                state = self.state[weight]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                momenta.append(state["momentum_buffer"])
-            shapes: dict[torch.Size, list[int]] = {}
-            for i, weight in enumerate(weights):
-                shapes.setdefault(weight.shape, []).append(i)
-            for shape, members in shapes.items():
-                gradient = torch.stack([weights[i].grad for i in members])
-                momentum = torch.stack([momenta[i] for i in members])
-                if self.found_inf is not None:
-                    gradient = torch.where(self.found_inf > 0, momentum, gradient)
-                momentum = momentum.lerp(gradient, 1 - self.MOMENTUM)
-                update = self._orthogonal(gradient.lerp(momentum, self.MOMENTUM))
-                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                decay = group["lr"] * group["weight_decay"]
-                change = torch.stack([weights[i] for i in members]) * decay + update * rate
-                torch._foreach_sub_([weights[i] for i in members], list((change * keep).unbind()))
-                torch._foreach_copy_([momenta[i] for i in members], list(momentum.unbind()))
-
-    def _orthogonal(self, x: Tensor) -> Tensor:
-        """The nearest matrices of equal singular values, about 1, of a batch (k, m, n)."""
-        a, b, c = self.COEFFICIENTS
-        tall = x.shape[1] > x.shape[2]
-        y = (x.mT if tall else x).bfloat16()
-        y = y / y.norm(dim=(1, 2), keepdim=True).clamp_min(self.EPSILON)
-        for _ in range(self.STEPS):
-            gram = y @ y.mT
-            y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
-        return (y.mT if tall else y).to(x.dtype)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -336,7 +337,7 @@ class Variation:
         residual = ((mel.flatten(2) - self.mean) @ self.components.T).flatten(0, 1)
         codes = []
         for book, half in zip(self.books, self.half_norms, strict=True):
-            code = torch.addmm(half, residual, book.T, beta=-1).argmax(-1)
+            code = F.linear(residual, book, -half).argmax(-1)
             residual = residual - book[code]
             codes.append(code)
         return torch.stack(codes).unflatten(1, mel.shape[:2]).transpose(0, 1)
