@@ -267,16 +267,3 @@ def test_token_grid_hatches_what_is_masked_and_rings_what_is_predicted():
     ringed = [patch for patch in axis.patches if patch.get_edgecolor() == ring]
     assert len(hatched) == 5 and {(int(p.get_y()), int(p.get_x())) for p in ringed} == {(1, 1), (1, 2)}
     assert axis.get_ylim() == (3, 0)  # layer 1 on top
-
-
-def test_filling_shows_the_unknown_as_unknown():
-    _, (axis,) = plots.canvas()
-    image = plots.filling(axis, np.array([[1, 2, np.nan], [np.nan, np.nan, np.nan]]), 4)
-    assert np.ma.getmaskarray(image.get_array()).sum() == 4 and image.get_clim() == (1, 4)
-
-
-def test_attention_names_each_phone_where_it_begins():
-    _, (axis,) = plots.canvas()
-    plots.attention(axis, np.eye(4), ["_", "S", "S", "IY1"], ["T", "T", "_", "UW1"])
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["S", "IY1"]
-    assert list(axis.get_yticks()) == [1, 3] and list(axis.get_xticks()) == [0, 3]

@@ -117,8 +117,7 @@ def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_j
 
     if relaunched(processes):
         return
-    from ms_core.evaluation.bench import torch_threads
-    from ms_core.evaluation.bench_training import speed_records
+    from ms_core.evaluation.bench import speed_records, torch_threads
     from ms_core.evaluation.records import Provenance
     from ms_core.training.speed import measure_preset
 
@@ -151,11 +150,10 @@ def cost(
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech of one training step.")] = 10.0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
 ) -> None:
-    """Count the operations of training of presets paper and mini, and work out what large corpora would cost."""
+    """Count the operations of training of presets paper and mini, of which notebook 3 works out GPU hours."""
     if out is not None:
         paths.check_out(out, ".json")
-    from ms_core.evaluation.costs import cost_records, cost_table
+    from ms_core.evaluation.costs import cost_records
 
     records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]
     _show(records, out, False, lambda record: f"{record.system}\t{record.metric}")
-    typer.echo("\n" + cost_table(records), nl=False)

@@ -66,8 +66,8 @@ def evaluate(
     from ms_core.evaluation.records import MILESTONES, Provenance
 
     if conditions == "authors-clips":  # the rows `authors/...` of the tables; no model speaks
-        items, log = range(1, limit + 1) if limit else None, out / "paper-demo.jsonl"
-        _show(demo_evaluate(log.with_suffix(".json"), Provenance.of("mini"), chosen or SPOKEN, items, log), plain=True)
+        items, file = range(1, limit + 1) if limit else None, out / "paper-demo.json"
+        _show(demo_evaluate(file, Provenance.of("mini"), chosen or SPOKEN, items), plain=True)
         return
     tts, folder, trained = load_model(model, device)
     system = f"mobilespeech-{trained['name']}"

@@ -1,21 +1,22 @@
-"""Speed and memory of a synthesiser, by component: RTF (compute seconds / audio seconds) and peak resident memory.
+"""What benches share: texts of a length, turns, threads, counts of operations and sizes; records of what is counted.
 
 The paper reports one RTF (0.09 on an A100) without saying what it includes. Ours names its parts: text and durations,
 the passes of the speech mask decoder, and the codec decoder; enrolling a voice happens once a voice and is apart.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 
 from ms_core.checkpoint import total_training_hours
 from ms_core.evaluation.eval_set import PROMPT_SECONDS
-from ms_core.evaluation.records import Interval, Provenance, Record, bootstrap, unit_of
+from ms_core.evaluation.records import Provenance, Record, bootstrap
 
 PASSAGE = (  # ours
     "the old bridge over the river was built of grey stone and every spring the water rose almost to the road "
@@ -24,15 +25,8 @@ PASSAGE = (  # ours
 )
 PHONES_PER_SECOND = 13.0  # of the speech of this package: 160 phones take about 12 s
 FIRST_WORDS = 12  # of the run that measures how many seconds a word takes
-
-
-def reset_peak_rss() -> bool:
-    """Set the kernel's record of this process's peak memory back to what it holds now; False where that cannot be."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -44,6 +38,23 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_turns(runs: Mapping[Key, Callable[[], Value]], repeats: int, threads: int = 1) -> dict[Key, list[Value]]:
+    """What each run returns in `repeats` rounds, in which all take turns, so that a busy machine slows all alike.
+
+    A round before, in which all warm up, is not counted. threads: of torch.
+    """
+    with torch_threads(threads):
+        rounds = [{key: run() for key, run in runs.items()} for _ in range(1 + repeats)][1:]
+    return {key: [values[key] for values in rounds] for key in runs}
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """How long something takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def passage(words: int) -> str:
@@ -88,18 +99,12 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
 
     if seconds <= 0:
         raise ValueError(f"seconds {seconds}: give a positive length")
-    rate = tts.codec.config.frame_rate
-    axes = {
-        "p": round(PHONES_PER_SECOND * seconds), "q": round(PHONES_PER_SECOND * PROMPT_SECONDS),
-        "s": round(rate * PROMPT_SECONDS), "t": round(rate * seconds), "r": round(rate * seconds),
-    }  # fmt: skip
-    axes = {name: max(length, 2) for name, length in axes.items()}
-    counts = {}
+    frames, counts = tts.codec.config.frame_rate, {}
+    axes = {"p": PHONES_PER_SECOND * seconds, "q": PHONES_PER_SECOND * PROMPT_SECONDS, "s": frames * PROMPT_SECONDS}
+    axes |= {"t": frames * seconds, "r": frames * seconds}
+    lengths = {name: max(2, round(length)) for name, length in axes.items()}
     for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
-        inputs = {}
-        for key, example in graph.inputs.items():
-            shape = [axes.get(graph.axes[key].get(axis), length) for axis, length in enumerate(example.shape)]
-            inputs[key] = example.new_ones(shape)
+        inputs = {key: example.new_ones(graph.shape(key, lengths)) for key, example in graph.inputs.items()}
         with counting_flops() as counter, torch.inference_mode():
             graph.module(**inputs)
         runs = sum(tts.decoding.steps) if name == "smd" else 1
@@ -109,44 +114,10 @@ def multiply_adds(tts, seconds: float = 10.0) -> dict[str, float]:
 
 def multiply_add_records(counts: dict[str, float], provenance: Provenance, system: str, seconds: float) -> list[Record]:
     """Records of `multiply_adds`, in millions: `multiply_adds_<graph>` and `_total`."""
-    return [
-        Record(**provenance.model_dump(), study="bench", system=system, seconds=seconds, n=1,
-               metric=f"multiply_adds_{name}", value=value / 1e6, unit="million a second of speech",
-               protocol="counted, not timed: products, convolutions and attention of the exported graphs")
-        for name, value in {**counts, "total": sum(counts.values())}.items()
-    ]  # fmt: skip
-
-
-def bench_records(
-    result: dict[str, object], provenance: Provenance, system: str, seconds: float, precision: str | None = None
-) -> list[Record]:
-    """Records of a condition that `sweep.sweep` timed, of about `seconds` of speech.
-
-    rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb.
-    """
-    audio, peaks = result["audio_seconds"], result["peak_rss_mb"]
-    note = "conditions in turns; peak memory apart from the time, what was free given back before"
-    note += f"; torch's autocast to {precision}" if precision else ""
-    about = (
-        f"about {seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with the voice "
-        f"enrolled; rtf_voice is enrolment over the same audio; interval over repeats; {note}"
-    )
-    series = {
-        f"rtf_{name}": values for name, values in result.items() if isinstance(values, list) and values is not peaks
-    }
-    if result.get("passes") and "smd" in result:
-        series["rtf_smd_pass"] = [value / result["passes"] for value in result["smd"]]
-    whole = "peak resident memory of the whole process" + (" since the start of the bench" * result["rss_was_reset"])
-    rows = [
-        (name, bootstrap([v / audio for v in values], seed=0), len(values), about) for name, values in series.items()
-    ]
-    rows.append(("audio_seconds", Interval(audio, None, None), 1, f"of the text that was spoken; {note}"))
-    rows.append(("peak_rss_mb", bootstrap(peaks, seed=0), len(peaks), f"{whole}; {note}"))
-    common = {**provenance.model_dump(), "study": "bench", "system": system, "seconds": seconds, "precision": precision}
-    return [
-        Record(**common, **interval.fields(), metric=metric, unit=unit_of(metric), n=n, protocol=how)
-        for metric, interval, n, how in rows
-    ]
+    about = {"study": "bench", "system": system, "seconds": seconds, "n": 1, "unit": "million a second of speech"}
+    about["protocol"] = "counted, not timed: products, convolutions and attention of the exported graphs"
+    counts = {**counts, "total": sum(counts.values())}
+    return [provenance.record(n / 1e6, **about, metric=f"multiply_adds_{name}") for name, n in counts.items()]
 
 
 def footprint(weights: Path) -> dict[str, float]:
@@ -158,19 +129,9 @@ def footprint(weights: Path) -> dict[str, float]:
 
 def footprint_records(weights: Path, provenance: Provenance, system: str) -> list[Record]:
     """Records of `footprint`."""
-    return [
-        Record(
-            **provenance.model_dump(),
-            metric=metric,
-            value=value,
-            unit=unit_of(metric),
-            n=1,
-            study="model",
-            system=system,
-            protocol=f"counted from {Path(weights).name}, buffers included",
-        )
-        for metric, value in footprint(weights).items()
-    ]
+    about = {"study": "model", "system": system, "n": 1}
+    about["protocol"] = f"counted from {Path(weights).name}, buffers included"
+    return [provenance.record(value, **about, metric=metric) for metric, value in footprint(weights).items()]
 
 
 def training_records(trained: Mapping[str, object], provenance: Provenance, system: str) -> list[Record]:
@@ -181,7 +142,17 @@ def training_records(trained: Mapping[str, object], provenance: Provenance, syst
     if "training_hours" not in trained:
         return []
     how = "wall time told by the checkpoint, with that of the checkpoints it started from; the codec's is apart"
-    return [
-        Record(**provenance.model_dump(), metric="training_hours", value=total_training_hours(trained), system=system,
-               unit=unit_of("training_hours"), n=1, study="model", protocol=how)
-    ]  # fmt: skip
+    about = {"metric": "training_hours", "system": system, "n": 1, "study": "model", "protocol": how}
+    return [provenance.record(total_training_hours(trained), **about)]
+
+
+def speed_records(timings: dict[str, list[float]], provenance: Provenance, processes: int, speech: str) -> list[Record]:
+    """Records of `training.speed.measure`: `training_speed` in seconds of speech a second, and each part of a step."""
+    how = f"{processes} process(es), {provenance.threads} thread(s) each, {speech}; evaluations and saves left out"
+    about = {"study": "cost", "system": f"mobilespeech-{provenance.preset}", "processes": processes, "protocol": how}
+    about["n"] = len(timings["total"])
+    speed = bootstrap(timings["audio"], timings["total"])
+    return [provenance.record(speed, **about, metric="training_speed", unit="s/s")] + [
+        provenance.record(bootstrap(values), **about, metric=f"training_step_{name}", unit="s")
+        for name, values in timings.items()
+    ]

@@ -8,23 +8,20 @@ numbers are then of the prompts that could, and say so by their n.
 Rows and resuming are those of `evaluate`; a row's system is the `name` of its records.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ms_core import paths
-from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, rng_of
-from ms_core.evaluation.evaluate import RowLog, columns_of, make_record, metrics_of, run_header
+from ms_core.evaluation.eval_set import EvalSet, Item, Prompt, ProtocolError, read_tsv, rng_of
+from ms_core.evaluation.evaluate import RowLog, estimate, keep_wav, make_record, metrics_of, run_header
 from ms_core.evaluation.noise import babble, mix, white
-from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subject, bootstrap, write_records
+from ms_core.evaluation.records import CLEAN, PYTORCH, Provenance, Record, Subject, write_records
 from ms_core.evaluation.scoring import SPOKEN, score
 from ms_core.export.runtime import MobileRuntime
-from ms_core.files import write_wav
 from ms_core.recordings.align import AlignmentError
 from ms_core.recordings.audio import AudioError, load_speech
 from ms_core.tokens import Voice, VoiceError
@@ -37,10 +34,8 @@ VOICES = 3  # that speak each hard text
 NOISES = ("white", "babble")
 SNRS = (20, 10, 5, 0)  # dB
 LENGTHS = (1, 2, 3, 5, 8)  # seconds of prompt
-NORMAL = "prompt-3s"  # the control of length
 TALKERS, LEAST_TALKERS = 6, 4  # of a babble
 METRICS = ("wer", "cer", "sim_campp", "distillmos")
-WHOLE: dict[str, object] = {"": {}}  # the conditions of a study that has but one
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,11 @@ class HardText:
     text: str
 
 
-def hard_texts(limit: int | None = None, file: Path = TEXTS) -> list[HardText]:
+def hard_texts(limit: int | None = None) -> list[HardText]:
     """The package's hard texts, or the first `limit` of each kind."""
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        texts = [HardText(row["id"], row["kind"], row["text"]) for row in rows]
     kinds: dict[str, list[HardText]] = {}
-    for text in texts:
-        kinds.setdefault(text.kind, []).append(text)
+    for row in read_tsv(TEXTS):
+        kinds.setdefault(row["kind"], []).append(HardText(row["id"], row["kind"], row["text"]))
     return [text for texts in kinds.values() for text in texts[:limit]]
 
 
@@ -67,20 +59,23 @@ def hard_texts(limit: int | None = None, file: Path = TEXTS) -> list[HardText]:
 class Case:
     """One text to be spoken under one condition.
 
-    condition: "" where a study has but one; unit: what intervals resample; kind: of the text, "" for a split's own;
-    item: the utterance of the voice's speaker whose recording SIM compares with; wav: the prompt (L,); runtime: what
-    speaks instead of the synthesiser, with the voice that this enrolled; adapt: what changes that voice before.
+    condition: "" where a study has but one; item: the utterance of the voice's speaker whose recording SIM compares
+    with, and whose text is spoken but for a `hard` one; wav: the prompt (L,); runtime: what speaks instead of the
+    synthesiser, with the voice that this enrolled; adapt: what changes that voice before.
     """
 
     condition: str
-    unit: str
-    kind: str
-    text: str
     item: Item
     prompt: Prompt
     wav: np.ndarray
+    hard: HardText | None = None
     runtime: MobileRuntime | None = None
     adapt: Adapt | None = None
+
+    @property
+    def text(self) -> str:
+        """What is spoken."""
+        return self.hard.text if self.hard else self.item.text
 
 
 class Experiment:
@@ -90,21 +85,16 @@ class Experiment:
     """
 
     name = ""  # as records have it
-    conditions: Mapping[str, Mapping[str, object]] = WHOLE  # name -> fields of its records
+    conditions: Mapping[str, Mapping[str, object]] = {"": {}}  # name -> fields of its records
     control: str | None = None
 
     def __init__(self, eval_set: EvalSet, limit: int | None = None):
-        self.eval_set, self.limit = eval_set, limit
-
-    @property
-    def split(self) -> str:
-        """The split that records name."""
-        return self.eval_set.split
+        self.eval_set, self.limit, self.split = eval_set, limit, eval_set.split  # the last, as records name it
 
     @property
     def place(self) -> str:
         """As `Record.place`, for files."""
-        return f"{self.split}-{self.name}"
+        return "-".join(dict.fromkeys((self.split, self.name)))
 
     @cached_property
     def targets(self) -> dict[str, Item]:
@@ -117,7 +107,9 @@ class Experiment:
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         """What one key says, one case a condition."""
-        raise NotImplementedError
+        item = self.targets[key]
+        prompt = self.eval_set.prompt(item)
+        return [Case(c, item, prompt, self.eval_set.cut_wav(prompt, sample_rate)) for c in self.conditions]
 
     def describe(self) -> str:
         """The study in words, for records; the same for every limit."""
@@ -139,27 +131,19 @@ class HardTexts(Experiment):
 
     def __init__(self, eval_set: EvalSet, limit: int | None = None, voices: int = VOICES):
         super().__init__(eval_set, limit)
+        self.split = self.name  # the texts are the package's, whatever split the voices are of
         self.speakers = {item.speaker: item for item in eval_set.targets[:voices]}
         if (count := len(self.speakers)) < voices:
             raise ProtocolError(f"split {eval_set.split!r} has {count} speakers, {voices} voices are wanted")
         self.texts = {text.name: text for text in hard_texts(limit)}
-
-    @property
-    def split(self) -> str:
-        return self.name  # the texts are the package's, whatever split the voices are of
-
-    @property
-    def place(self) -> str:
-        return self.name
 
     def utterances(self) -> list[str]:
         return [f"{name}.{speaker}" for name in self.texts for speaker in self.speakers]
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         name, _, speaker = key.partition(".")
-        text, item = self.texts[name], self.speakers[speaker]
-        prompt = self.eval_set.prompt(item)
-        return [Case("", name, text.kind, text.text, item, prompt, self.eval_set.cut_wav(prompt, sample_rate))]
+        prompt = self.eval_set.prompt(item := self.speakers[speaker])
+        return [Case("", item, prompt, self.eval_set.cut_wav(prompt, sample_rate), self.texts[name])]
 
     def describe(self) -> str:
         return (
@@ -172,9 +156,8 @@ class HardTexts(Experiment):
         by_kind: dict[str | None, list[dict]] = {None: list(rows)}
         for row in rows:
             by_kind.setdefault(row["kind"], []).append(row)
-        if short := [row for row in rows if row["kind"] in SHORT]:
-            by_kind["one-to-three-words"] = short
-        return by_kind
+        short = [row for row in rows if row["kind"] in SHORT]
+        return by_kind | ({"one-to-three-words": short} if short else {})
 
 
 class NoisyPrompts(Experiment):
@@ -188,9 +171,8 @@ class NoisyPrompts(Experiment):
         super().__init__(eval_set, limit)
         if unknown := [noise for noise in noises if noise not in NOISES]:
             raise ProtocolError(f"unknown noise {', '.join(unknown)}: choose among {', '.join(NOISES)}")
-        self.levels = {f"{noise}-{snr:g}db": (noise, snr) for noise in noises for snr in snrs}
         self.conditions = {CLEAN: {"condition": CLEAN}}
-        self.conditions |= {name: {"condition": kind, "snr_db": snr} for name, (kind, snr) in self.levels.items()}
+        self.conditions |= {f"{k}-{snr:g}db": {"condition": k, "snr_db": snr} for k in noises for snr in snrs}
         if "babble" in noises:  # before anything is spoken
             eval_set.others(next(iter(self.targets.values())), TALKERS, LEAST_TALKERS)
 
@@ -206,10 +188,14 @@ class NoisyPrompts(Experiment):
         item = self.targets[key]
         prompt = self.eval_set.prompt(item)
         speech = self.eval_set.cut_wav(prompt, sample_rate)
-        noises = {k: self.noise(item, k, len(speech), sample_rate) for k in {kind for kind, _ in self.levels.values()}}
-        wavs = {CLEAN: speech}
-        wavs |= {name: mix(speech, noises[kind], snr, sample_rate) for name, (kind, snr) in self.levels.items()}
-        return [Case(name, key, "", item.text, item, prompt, wav) for name, wav in wavs.items()]
+        kinds = {fields["condition"] for fields in self.conditions.values() if "snr_db" in fields}
+        noises = {kind: self.noise(item, kind, len(speech), sample_rate) for kind in kinds}
+        return [
+            Case(name, item, prompt, mix(speech, noises[f["condition"]], f["snr_db"], sample_rate))
+            if "snr_db" in f
+            else Case(name, item, prompt, speech)
+            for name, f in self.conditions.items()
+        ]
 
     def describe(self) -> str:
         return (
@@ -222,7 +208,7 @@ class NoisyPrompts(Experiment):
 class PromptLengths(Experiment):
     """A split's sentences with prompts of several lengths, where the speaker has a recording that gives them all."""
 
-    name, control = "prompt-lengths", NORMAL
+    name, control = "prompt-lengths", "prompt-3s"
 
     def __init__(self, eval_set: EvalSet, limit: int | None = None, lengths: Sequence[float] = LENGTHS):
         super().__init__(eval_set, limit)
@@ -252,11 +238,8 @@ class PromptLengths(Experiment):
         return list(self.prompts)
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
-        item = self.eval_set.items[key]
-        return [
-            Case(name, key, "", item.text, item, prompt, self.eval_set.cut_wav(prompt, sample_rate))
-            for name, prompt in zip(self.conditions, self.prompts[key], strict=True)
-        ]
+        item, named = self.eval_set.items[key], zip(self.conditions, self.prompts[key], strict=True)
+        return [Case(name, item, prompt, self.eval_set.cut_wav(prompt, sample_rate)) for name, prompt in named]
 
     def describe(self) -> str:
         return f"{self.eval_set.describe()}; prompts of several lengths, from one recording where it is long enough"
@@ -286,11 +269,8 @@ class Adaptation(PromptLengths):
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
         item, (prompt,) = self.eval_set.items[key], self.prompts[key]
-        wav = self.eval_set.cut_wav(prompt, sample_rate)
-        return [
-            Case(condition, key, "", item.text, item, prompt, wav, adapt=adapt)
-            for condition, adapt in zip(self.conditions, (None, self.adapt), strict=True)
-        ]
+        wav, adapts = self.eval_set.cut_wav(prompt, sample_rate), (None, self.adapt)
+        return [Case(c, item, prompt, wav, adapt=a) for c, a in zip(self.conditions, adapts, strict=True)]
 
     def describe(self) -> str:
         return f"{self.eval_set.describe()}; prompts of about {self.SECONDS:g} s, with and without adaptation to them"
@@ -315,10 +295,7 @@ class Exports(Experiment):
         self.conditions |= {name: {"runtime": "onnx", "precision": name} for name in self.runtimes}
 
     def cases(self, key: str, sample_rate: int) -> list[Case]:
-        item = self.targets[key]
-        prompt = self.eval_set.prompt(item)
-        wav = self.eval_set.cut_wav(prompt, sample_rate)
-        return [Case(c, key, "", item.text, item, prompt, wav, self.runtimes.get(c)) for c in self.conditions]
+        return [replace(c, runtime=self.runtimes.get(c.condition)) for c in super().cases(key, sample_rate)]
 
     def describe(self) -> str:
         return f"{self.eval_set.describe()}; exported folders beside PyTorch, with the voices that PyTorch enrolled"
@@ -328,12 +305,13 @@ EXPERIMENTS = {kind.name: kind for kind in (HardTexts, NoisyPrompts, PromptLengt
 
 
 def speak(
-    tts, name: str, key: str, case: Case, seed: int, metrics: Sequence[str], asr: str
+    tts, name: str, key: str, case: Case, seed: int, metrics: Sequence[str]
 ) -> tuple[dict[str, object], np.ndarray | None]:
     """The row of one case and what was spoken; a row with `refused` and None for a prompt that cannot be enrolled."""
-    prompt = case.prompt
-    row = {"utt": key, "unit": case.unit, "speaker": case.item.speaker, "system": name}
-    row |= {"kind": case.kind, "text": case.text, "prompt": prompt.utt, "prompt_seconds": prompt.seconds}
+    hard, prompt = case.hard, case.prompt
+    row = {"utt": key, "unit": hard.name if hard else key, "speaker": case.item.speaker, "system": name}
+    row |= {"kind": hard.kind if hard else "", "text": case.text}
+    row |= {"prompt": prompt.utt, "prompt_seconds": prompt.seconds}
     try:
         voice = tts.voice(case.wav, text=prompt.text, seconds=None)
         voice = case.adapt(tts, voice) if case.adapt else voice
@@ -341,26 +319,8 @@ def speak(
         return {**row, "refused": f"{type(error).__name__}: {error}"}, None
     wav = np.asarray((case.runtime or tts).synthesize(case.text, voice, seed=seed), dtype=np.float32)
     reference = load_speech(case.item.path, tts.sample_rate)
-    scores = score([wav], tts.sample_rate, [case.text], [reference], metrics, asr)[0]
+    scores = score([wav], tts.sample_rate, [case.text], [reference], metrics)[0]
     return {**row, **{k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}}, wav
-
-
-def _columns(rows: Sequence[dict], metric: str) -> tuple[list[float], list[float]]:
-    """Sums of a metric and of its weights over the rows of each unit, units by name (as `_speakers`)."""
-    values, weights = columns_of(rows, metric)
-    sums: dict[str, list[float]] = {row["unit"]: [0.0, 0.0] for row in sorted(rows, key=lambda row: row["unit"])}
-    for row, value, weight in zip(rows, values, weights or [1.0] * len(rows), strict=True):
-        sums[row["unit"]][0] += value
-        sums[row["unit"]][1] += weight
-    return [top for top, _ in sums.values()], [bottom for _, bottom in sums.values()]
-
-
-def _speakers(rows: Sequence[dict]) -> list[str]:
-    """Who speaks each unit, units by name; a text that several speak is of nobody."""
-    units: dict[str, set[str]] = {}
-    for row in sorted(rows, key=lambda row: row["unit"]):
-        units.setdefault(row["unit"], set()).add(row["speaker"])
-    return ["" if len(names) > 1 else next(iter(names)) for names in units.values()]
 
 
 def names_of(experiment: Experiment, system: str, provenance: Provenance) -> dict[str, str]:
@@ -369,9 +329,7 @@ def names_of(experiment: Experiment, system: str, provenance: Provenance) -> dic
     return {c: Subject(**shared, system=system, **fields).name for c, fields in experiment.conditions.items()}
 
 
-def summarise(
-    rows: Sequence[dict], experiment: Experiment, system: str, provenance: Provenance, asr: str = "base"
-) -> list[Record]:
+def summarise(rows: Sequence[dict], experiment: Experiment, system: str, provenance: Provenance) -> list[Record]:
     """Records of a study's rows: each metric under each condition and its paired difference to the control.
 
     `enrolment_refused` and `prompt_seconds` are of all rows, the rest of those that were spoken; a difference is over
@@ -381,14 +339,11 @@ def summarise(
     records: list[Record] = []
 
     def add(kind, condition: str, metric: str, scored: Sequence[dict], minus: Sequence[dict] | None = None) -> None:
-        columns = _columns(scored, metric)
-        other = None if minus is None else _columns(minus, metric)
-        value = bootstrap(*columns, minus=other, speakers=_speakers(scored))
+        value, n = estimate(scored, metric, minus)
         pair = names[experiment.control] if minus is not None else None
-        fields = {"study": experiment.name, "split": experiment.split, "kind": kind}
-        fields |= {"n": len(columns[0]), "pair_with": pair}
+        fields = {"study": experiment.name, "split": experiment.split, "kind": kind, "n": n, "pair_with": pair}
         fields |= {"protocol": f"{about}; paired difference" if pair else about, **experiment.conditions[condition]}
-        records.append(make_record(provenance, system, metric, value, asr, **fields))
+        records.append(make_record(provenance, system, metric, value, **fields))
 
     for kind, part in experiment.parts(rows).items():
         tried = {c: [row for row in part if row["system"] == name] for c, name in names.items()}
@@ -414,11 +369,10 @@ def evaluate_experiment(
     provenance: Provenance,
     metrics: Sequence[str] = METRICS,
     keep_audio: bool = False,
-    asr: str = "base",
 ) -> list[Record]:
     """Let a synthesiser speak a study and score it; returns the records and writes them, with a JSONL of rows.
 
-    tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio, asr and resuming
+    tts: as in `evaluate.evaluate`, its `voice` with `seconds` as well; system, provenance, keep_audio and resuming
     as there. The files are `<out>/<study's place>.<system>.json` and `.jsonl`. Raises ValueError for a metric that
     cannot be taken of new speech, ProtocolError where the split cannot give what the study asks for, EvaluatorError for
     a missing evaluator.
@@ -427,24 +381,21 @@ def evaluate_experiment(
         raise ValueError(f"metrics {unknown} cannot be taken of a study: choose among {', '.join(SPOKEN)}")
     own, names = Subject(**provenance.model_dump(), system=system).name, names_of(experiment, system, provenance)
     stem = Path(out) / f"{experiment.place}.{own}".replace("/", "_")
-    keys = experiment.utterances()
-    run = run_header(tts, own, experiment.describe(), provenance, metrics, asr)
+    run = run_header(tts, own, experiment.describe(), provenance, metrics)
     run |= {"conditions": list(experiment.conditions), "keep_audio": keep_audio}
-    log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(experiment.conditions))
-    done = {row["utt"] for row in log.rows}
-    for key in tqdm(keys, desc=f"{own}: {experiment.place}", unit="utt", disable=None):
-        if key in done:
-            continue
+
+    def rows_of(key: str) -> list[dict]:
         rows = []
         for case in experiment.cases(key, tts.sample_rate):
-            row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics, asr)
+            row, wav = speak(tts, names[case.condition], key, case, provenance.seed or 0, metrics)
             rows.append(row)
             if keep_audio and wav is not None:
-                folder = Path(out) / "audio" / row["system"].replace("/", "_")
-                folder.mkdir(parents=True, exist_ok=True)
-                write_wav(folder / f"{key}.wav", wav, tts.sample_rate)
-        log.add(rows)
-    spoken_keys = set(keys)
-    records = summarise([row for row in log.rows if row["utt"] in spoken_keys], experiment, system, provenance, asr)
+                keep_wav(out, row["system"], key, wav, tts.sample_rate)
+        return rows
+
+    keys = experiment.utterances()
+    log = RowLog(stem.with_name(f"{stem.name}.jsonl"), run, systems=len(experiment.conditions))
+    rows = log.complete(keys, rows_of, f"{own}: {experiment.place}")
+    records = summarise(rows, experiment, system, provenance)
     write_records(stem.with_name(f"{stem.name}.json"), records)
     return records

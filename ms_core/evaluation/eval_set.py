@@ -8,7 +8,8 @@ that every system, and every subset of a split, is asked the same.
 
 import csv
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,10 +61,11 @@ class Prompt:
     seconds: float
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a file of tab-separated columns under their names. Raises ProtocolError where it is missing."""
     if not path.is_file():
         raise ProtocolError(f"{path} is missing: set MS_DATA to a folder that holds {DEMO}/")
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -87,10 +89,10 @@ def cut_items(cuts: Iterable["MonoCut"]) -> list[Item]:
     ]
 
 
-def demo_rows(folder: Path | None = None) -> list[dict[str, str]]:
+def demo_rows() -> list[dict[str, str]]:
     """The authors' published English clips: item, librispeech_utt, text, system, seconds, path (made absolute)."""
-    folder = Path(folder or paths.data()) / DEMO
-    return [{**row, "path": str(folder / row["path"])} for row in _rows(folder / "english.tsv")]
+    folder = paths.data() / DEMO
+    return [{**row, "path": str(folder / row["path"])} for row in read_tsv(folder / "english.tsv")]
 
 
 def rng_of(seed: int, *names: str) -> np.random.Generator:
@@ -160,24 +162,24 @@ class EvalSet:
         others = [u for u in self.speakers[item.speaker] if u != item.utt and self.items[u].seconds >= least]
         return [others[i] for i in rng_of(self.seed, item.utt).permutation(len(others))]
 
+    def _aligned(self, item: Item) -> Iterator[tuple[str, np.ndarray, list[tuple[float, str]]]]:
+        """Name, waveform and `boundaries` of the candidates that can be aligned, in their order."""
+        for utt in self.candidates(item):
+            wav = load_speech(self.items[utt].path, ALIGN_RATE)
+            with suppress(AlignmentError):
+                yield utt, wav, boundaries(wav, self.items[utt].text)
+
     def prompt(self, item: Item) -> Prompt:
         """The prompt of an utterance: the first candidate that can be aligned and has a word boundary near 3 s."""
-        if item.utt not in self._prompts:
-            for utt in self.candidates(item):
-                other = self.items[utt]
-                wav = load_speech(other.path, ALIGN_RATE)
-                try:
-                    cuts = boundaries(wav, other.text)
-                    seconds, text = min(cuts, key=lambda cut: abs(cut[0] - PROMPT_SECONDS))
-                    if abs(seconds - PROMPT_SECONDS) > PROMPT_SLACK:
-                        continue
+        for utt, wav, cuts in () if item.utt in self._prompts else self._aligned(item):
+            seconds, text = min(cuts, key=lambda cut: abs(cut[0] - PROMPT_SECONDS))
+            if abs(seconds - PROMPT_SECONDS) <= PROMPT_SLACK:
+                with suppress(AlignmentError):
                     align(wav[: round(seconds * ALIGN_RATE)], text)  # a part may fit less well than the whole
-                except AlignmentError:
-                    continue
-                self._prompts[item.utt] = Prompt(utt, text, round(seconds, 4))
-                break
-            else:
-                raise ProtocolError(f"{item.utt}: no other utterance of speaker {item.speaker} gives a 3 s prompt")
+                    self._prompts[item.utt] = Prompt(utt, text, round(seconds, 4))
+                    break
+        if item.utt not in self._prompts:
+            raise ProtocolError(f"{item.utt}: no other utterance of speaker {item.speaker} gives a 3 s prompt")
         return self._prompts[item.utt]
 
     def prompts(self, item: Item, lengths: Sequence[float]) -> list[Prompt] | None:
@@ -186,21 +188,16 @@ class EvalSet:
         All are beginnings of one utterance where the speaker has one that gives them all; else each is of the first
         candidate that gives it.
         """
-        others = [self.items[utt] for utt in self.candidates(item)]
-        if not any(other.seconds >= max(lengths) - LENGTH_SLACK for other in others):
+        if all(self.items[utt].seconds < max(lengths) - LENGTH_SLACK for utt in self.candidates(item)):
             return None
         first: dict[float, Prompt] = {}
-        for other in others:
-            try:
-                cuts = boundaries(load_speech(other.path, ALIGN_RATE), other.text)
-            except AlignmentError:
-                continue
+        for utt, _, cuts in self._aligned(item):
             fitting: dict[float, Prompt] = {}
             for length in lengths:
                 near = [c for c in cuts if c[0] >= SHORTEST and abs(c[0] - length) <= LENGTH_SLACK]
                 if near:
                     seconds, text = min(near, key=lambda cut: abs(cut[0] - length))
-                    fitting[length] = Prompt(other.utt, text, round(seconds, 4))
+                    fitting[length] = Prompt(utt, text, round(seconds, 4))
             if len(fitting) == len(lengths):
                 return list(fitting.values())
             first = {**fitting, **first}

@@ -14,16 +14,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from ms_core.evaluation.eval_set import DEMO, PROMPT_SECONDS, EvalSet, Item, ProtocolError, demo_rows
 from ms_core.evaluation.metrics import count_errors, versions
-from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, unit_of, write_records
+from ms_core.evaluation.records import Interval, Provenance, Record, Subject, bootstrap, write_records
 from ms_core.evaluation.scoring import ALIGNED, SIMS, SPOKEN, score
 from ms_core.files import write_atomic, write_wav
 from ms_core.recordings.audio import load_speech
@@ -65,13 +66,13 @@ def _recordings(tts, eval_set: EvalSet, item: Item) -> dict[str, np.ndarray]:
 
 
 def _rows(
-    eval_set: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str], asr: str
+    eval_set: EvalSet, item: Item, wavs: dict[str, np.ndarray], rate: int, metrics: Sequence[str]
 ) -> list[dict[str, object]]:
     """Scored rows of waveforms that say one utterance, by system."""
     original, reference = load_speech(item.path, rate), eval_set.reference(item, rate)
     count = len(wavs)
     spoken = [m for m in metrics if m in SPOKEN]
-    scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken, asr)
+    scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken)
     rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
     if sims := [m for m in metrics if m in SIMS]:
         impostor_wav = eval_set.reference(eval_set.impostor(item), rate)
@@ -98,8 +99,7 @@ class RowLog:
     """
 
     def __init__(self, path: Path, run: dict[str, object], systems: int | None = None):
-        self.path = Path(path)
-        header = json.dumps({"run": run}, sort_keys=True)
+        self.path, header = Path(path), json.dumps({"run": run}, sort_keys=True)
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         if lines and lines[0] != header:
             os.replace(self.path, self._kept(lines[0]))
@@ -134,6 +134,21 @@ class RowLog:
             os.fsync(file.fileno())
         self.rows += rows
 
+    def complete(self, utts: Iterable[str], rows_of: Callable[[str], list[dict]], title: str) -> list[dict]:
+        """The rows of utterances; those of which there are none are made by `rows_of`, and added one by one."""
+        utts, done = list(utts), {row["utt"] for row in self.rows}
+        for utt in tqdm(utts, desc=title, unit="utt", disable=None):
+            if utt not in done:
+                self.add(rows_of(utt))
+        return [row for row in self.rows if row["utt"] in set(utts)]
+
+
+def keep_wav(out: Path, system: str, utt: str, wav: np.ndarray, sample_rate: int) -> None:
+    """Write `<out>/audio/<system>/<utt>.wav`."""
+    folder = Path(out) / "audio" / system.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_wav(folder / f"{utt}.wav", wav, sample_rate)
+
 
 def evaluate(
     tts,
@@ -144,7 +159,6 @@ def evaluate(
     metrics: Sequence[str] = (*SPOKEN, *ALIGNED),
     baselines: bool = True,
     keep_audio: bool = False,
-    asr: str = "base",
 ) -> list[Record]:
     """Let a synthesiser speak a split and score it; returns the records and writes them, with a JSONL of utterances.
 
@@ -152,63 +166,57 @@ def evaluate(
     has; system: see `records.Subject`; eval_set: see `EvalSet.of_split`; provenance: what made the system, its `seed`
     being that of the synthesis (0 where None), its `steps` what `tts` decodes with where those are not its own.
     baselines: also score the recordings and the codec. keep_audio: write `<out>/audio/<name>/<utt>.wav`, the
-    recordings and the prompts (`audio/prompt/`) as well. asr: see `metrics.WhisperASR`. A run that was cut off goes on
-    from its JSONL when all that makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the
-    split cannot give pairs, EvaluatorError for a missing evaluator.
+    recordings and the prompts (`audio/prompt/`) as well. A run that was cut off goes on from its JSONL when all that
+    makes it is the same. Raises ValueError for an unknown metric, ProtocolError where the split cannot give pairs,
+    EvaluatorError for a missing evaluator.
     """
     if unknown := [m for m in metrics if m not in (*SPOKEN, *ALIGNED)]:
         raise ValueError(f"unknown metrics {unknown}: choose among {', '.join((*SPOKEN, *ALIGNED))}")
-    out = Path(out)
-    own = Subject(**provenance.model_dump(), system=system)
+    out, own = Path(out), Subject(**provenance.model_dump(), system=system)
     stem = f"{eval_set.split}.{own.name.replace('/', '_')}"
-    seed, rate = provenance.seed or 0, tts.sample_rate
-    run = run_header(tts, own.name, eval_set.describe(), provenance, metrics, asr)
+    seed, rate, items = provenance.seed or 0, tts.sample_rate, {item.utt: item for item in eval_set.targets}
+    run = run_header(tts, own.name, eval_set.describe(), provenance, metrics)
     run |= {"baselines": baselines, "keep_audio": keep_audio}
     count = baselines * (1 if eval_set.split == DEMO else 2)
     log = RowLog(out / f"{stem}.jsonl", run, systems=1 + count)
-    done = {row["utt"] for row in log.rows}
     if baselines:  # the model has no part in their scores: those of an evaluation before are taken
         known = {key: run[key] for key in ("codec_sha256", "protocol", "metrics", "judges")}
         recordings = RowLog(out / f"{eval_set.split}.recordings.jsonl", known, systems=count)
-    for item in tqdm(eval_set.targets, desc=f"{own.name} on {eval_set.split}", unit="utt", disable=None):
-        if item.utt in done:
-            continue
+
+    def rows_of(utt: str) -> list[dict]:
+        item = items[utt]
         wavs = {own.name: _speak(tts, eval_set, item, seed)}
-        rows = _rows(eval_set, item, wavs, rate, metrics, asr)
+        rows = _rows(eval_set, item, wavs, rate, metrics)
         if baselines:
-            reference_rows = [row for row in recordings.rows if row["utt"] == item.utt]
+            reference_rows = [row for row in recordings.rows if row["utt"] == utt]
             coded = _recordings(tts, eval_set, item) if keep_audio or not reference_rows else {}
             if not reference_rows:
-                reference_rows = _rows(eval_set, item, coded, rate, metrics, asr)
+                reference_rows = _rows(eval_set, item, coded, rate, metrics)
                 recordings.add(reference_rows)
             wavs |= coded
             rows += reference_rows
         if keep_audio:
             wavs |= {PROMPT: eval_set.prompt_wav(item, rate), GROUND_TRUTH: load_speech(item.path, rate)}
             for name, wav in wavs.items():
-                folder = out / "audio" / name.replace("/", "_")
-                folder.mkdir(parents=True, exist_ok=True)
-                write_wav(folder / f"{item.utt}.wav", wav, rate)
-        log.add(rows)
-    names = {item.utt for item in eval_set.targets}
-    rows = [row for row in log.rows if row["utt"] in names]
-    records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), asr, {own.name: {"system": system}})
+                keep_wav(out, name, utt, wav, rate)
+        return rows
+
+    rows = log.complete(items, rows_of, f"{own.name} on {eval_set.split}")
+    records = aggregate(rows, provenance, eval_set.split, eval_set.describe(), {own.name: {"system": system}})
     write_records(out / f"{stem}.json", records)
     return records
 
 
-def run_header(
-    tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str], asr: str
-) -> dict[str, object]:
+def run_header(tts, system: str, protocol: str, provenance: Provenance, metrics: Sequence[str]) -> dict[str, object]:
     """What makes a run of an evaluation, for the first line of its `RowLog`."""
     run = provenance.model_dump(include={"preset", "config_hash", "checkpoint_sha256", "codec_sha256"})
     run |= {"system": system, "protocol": protocol, "seed": provenance.seed or 0, "metrics": sorted(metrics)}
-    run |= {"judges": _evaluators(metrics, asr)}
+    run |= {"judges": _evaluators(metrics)}
     return {**run, "decoding": tts.decoding.model_dump(mode="json") if hasattr(tts, "decoding") else None}
 
 
-def _evaluators(metrics: Sequence[str], asr: str) -> dict[str, str]:
-    return {name: text for metric in metrics for name, text in versions(metric, asr).items()}
+def _evaluators(metrics: Sequence[str]) -> dict[str, str]:
+    return {name: text for metric in metrics for name, text in versions(metric).items()}
 
 
 def shuffled_counts(rows: Sequence[dict], seed: int) -> list[dict[str, int]]:
@@ -229,6 +237,26 @@ def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[flo
     if metric == "duration_ratio_share":
         return [float(RATIO_RANGE[0] <= row["duration_ratio"] <= RATIO_RANGE[1]) for row in rows], None
     return [row[metric] for row in rows], None
+
+
+def estimate(rows: Sequence[dict], metric: str, minus: Sequence[dict] | None = None) -> tuple[Interval, int]:
+    """A metric, or its paired difference to rows of the same utterances, and n, the number of what is resampled.
+
+    That is the row's `unit`, by default its utterance; a unit that several speakers speak is of no speaker.
+    """
+    sides = [_by_unit(side, metric) for side in (rows, minus) if side is not None]
+    columns = [(side["top"].tolist(), side["bottom"].tolist()) for side in sides]
+    return bootstrap(*columns[0], *columns[1:], speakers=sides[0]["speaker"].tolist()), len(sides[0])
+
+
+def _by_unit(rows: Sequence[dict], metric: str) -> pd.DataFrame:
+    """Sums of a metric (`top`) and of its weights (`bottom`) over the rows of each unit, and who speaks it, by unit."""
+    values, weights = columns_of(rows, metric)
+    table = pd.DataFrame({"top": values, "bottom": 1.0 if weights is None else weights})
+    table["unit"] = [row.get("unit", row["utt"]) for row in rows]
+    table["speaker"] = [row.get("speaker", "") for row in rows]
+    alone = {"top": "sum", "bottom": "sum", "speaker": lambda names: names.iloc[0] if names.nunique() == 1 else ""}
+    return table.groupby("unit").agg(alone)
 
 
 def metrics_of(row: dict) -> list[str]:
@@ -261,12 +289,10 @@ def provenance_of(system: str, provenance: Provenance) -> Provenance:
     return provenance.model_copy(update=bare)
 
 
-def make_record(
-    provenance: Provenance, system: str, metric: str, interval: Interval, asr: str = "base", **fields: object
-) -> Record:
+def make_record(provenance: Provenance, system: str, metric: str, interval: Interval, **fields: object) -> Record:
     """A record of an evaluation."""
-    shared = {**provenance_of(system, provenance).model_dump(), "unit": unit_of(metric), **interval.fields()}
-    return Record(**shared, system=system, metric=metric, evaluators=versions(metric, asr), **fields)
+    own = provenance_of(system, provenance)
+    return own.record(interval, system=system, metric=metric, evaluators=versions(metric), **fields)
 
 
 def aggregate(
@@ -274,15 +300,13 @@ def aggregate(
     provenance: Provenance,
     split: str,
     protocol: str,
-    asr: str = "base",
     about: Mapping[str, Mapping[str, object]] | None = None,
     study: str = "quality",
 ) -> list[Record]:
     """Records of scored utterances: each metric of each system, and its paired difference with the codec's ceiling.
 
     rows: lines of the JSONL, each system having each utterance once. about: fields of the records of a row's system,
-    where its name is not all. Raises ValueError for systems with unequal sets
-    of utterances.
+    where its name is not all. Raises ValueError for systems with unequal sets of utterances.
     """
     by_system: dict[str, list[dict]] = {}
     for row in sorted(rows, key=lambda row: row["utt"]):
@@ -293,20 +317,18 @@ def aggregate(
     def record(system: str, metric: str, interval: Interval, how: str, pair: str | None = None) -> Record:
         fields = {"system": system, "n": len(by_system[system]), "protocol": how, "pair_with": pair}
         fields |= {"study": study, "split": split, **(about or {}).get(system, {})}
-        return make_record(provenance, metric=metric, interval=interval, asr=asr, **fields)
+        return make_record(provenance, metric=metric, interval=interval, **fields)
 
     records = []
     for system, scored in by_system.items():
         for metric in metrics_of(scored[0]):
-            columns, speakers = columns_of(scored, metric), [row.get("speaker", "") for row in scored]
-            records.append(record(system, metric, bootstrap(*columns, speakers=speakers), protocol))
+            records.append(record(system, metric, estimate(scored, metric)[0], protocol))
             if ceiling not in (None, system) and metric in SPOKEN:
-                paired = bootstrap(*columns, minus=columns_of(by_system[ceiling], metric), speakers=speakers)
+                paired, _ = estimate(scored, metric, by_system[ceiling])
                 records.append(record(system, metric, paired, f"{protocol}; paired difference", ceiling))
         if "wer_n" in scored[0] and len(scored) > 1:
-            counts = shuffled_counts(scored, seed=0)
-            edits, words = [sum(c[f"wer_{e}"] for e in "sdi") for c in counts], [c["wer_n"] for c in counts]
-            control = bootstrap(edits, words, speakers=[row.get("speaker", "") for row in scored])
+            counts = zip(scored, shuffled_counts(scored, seed=0), strict=True)
+            control, _ = estimate([{**row, **others} for row, others in counts], "wer")
             how = f"{protocol}; control: transcripts against other utterances' texts"
             records.append(record(system, "wer_shuffled", control, how))
     return records
@@ -317,39 +339,35 @@ def demo_evaluate(
     provenance: Provenance,
     metrics: Sequence[str] = SPOKEN,
     items: Sequence[int] | None = None,
-    log: Path | None = None,
-    asr: str = "base",
 ) -> list[Record]:
     """Score the clips that the authors published: 35 sentences by six systems; writes the records to the file `out`.
 
     SIM is to the recording of the same sentence, since the prompts are not published. Systems are named `ground-truth`
-    and `authors/<name>`. items: only these sentence numbers. log: JSONL of utterances, by which an interrupted run goes
-    on. Their clips are a curated choice: figures are an upper end of what the systems reached.
+    and `authors/<name>`. items: only these sentence numbers. An interrupted run goes on by `<out>.jsonl`. Their clips
+    are a curated choice: figures are an upper end of what the systems reached.
     """
     if bad := [m for m in metrics if m not in SPOKEN]:
         raise ValueError(f"metrics {bad} cannot be taken of the demo: choose among {', '.join(SPOKEN)}")
-    clips = [row for row in demo_rows() if items is None or int(row["item"]) in set(items)]
+    clips: dict[str, dict[str, dict]] = {}  # utterance -> system -> clip
+    for row in demo_rows():
+        if items is None or int(row["item"]) in set(items):
+            system = GROUND_TRUTH if row["system"] == GROUND_TRUTH else f"authors/{row['system']}"
+            clips.setdefault(row["librispeech_utt"], {})[system] = row
     if not clips:
         raise ProtocolError(f"no clip of the demo among items {list(items or [])}: it has 1 to 35")
-    originals = {row["item"]: row for row in clips if row["system"] == GROUND_TRUTH}
     rate = 16_000
-    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics, asr)}
-    rows = RowLog(log, run) if log else None
-    done = {(row["utt"], row["system"]): row for row in rows.rows} if rows else {}
-    scored = []
-    for clip in tqdm(clips, desc=DEMO, unit="clip", disable=None):
-        system = GROUND_TRUTH if clip["system"] == GROUND_TRUTH else f"authors/{clip['system']}"
-        utt = clip["librispeech_utt"]
-        if (utt, system) not in done:
-            original = originals[clip["item"]]
-            wav, reference = (load_speech(path, rate) for path in (clip["path"], original["path"]))
+
+    def rows_of(utt: str) -> list[dict]:
+        original, rows = load_speech(clips[utt][GROUND_TRUTH]["path"], rate), []
+        for system, clip in clips[utt].items():
             item = Item(utt, utt.split("-")[0], clip["text"], Path(clip["path"]), float(clip["seconds"]))
-            scores = score([wav], rate, [clip["text"]], [reference], metrics, asr)[0]
-            done[utt, system] = _row(item, system, scores, len(reference) / rate)
-            if rows:
-                rows.add([done[utt, system]])
-        scored.append(done[utt, system])
+            scores = score([load_speech(item.path, rate)], rate, [item.text], [original], metrics)[0]
+            rows.append(_row(item, system, scores, len(original) / rate))
+        return rows
+
+    run = {"split": DEMO, "metrics": sorted(metrics), "judges": _evaluators(metrics)}
+    rows = RowLog(Path(out).with_suffix(".jsonl"), run, len(next(iter(clips.values())))).complete(clips, rows_of, DEMO)
     protocol = "the authors' published clips (a curated set); SIM against the recording of the same sentence"
-    records = aggregate(scored, provenance, DEMO, protocol, asr)
+    records = aggregate(rows, provenance, DEMO, protocol)
     write_records(out, records)
     return records

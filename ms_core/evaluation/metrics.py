@@ -29,7 +29,6 @@ from ms_core.text import BOUNDARIES, TextError
 from ms_core.text import normalise as read_words
 
 RATE = 16_000  # Hz; what every evaluator hears
-METRICS = ("wer", "cer", "sim_campp", "sim_ge2e", "dnsmos", "distillmos", "pesq", "stoi")
 
 
 @cache
@@ -298,16 +297,9 @@ class STOI:
         return float(stoi(reference, wav, RATE, extended=False))
 
 
-_EVALUATORS = {
-    "wer": WhisperASR,
-    "cer": WhisperASR,
-    "sim_campp": CamPlusPlus,
-    "sim_ge2e": GE2E,
-    "dnsmos": DNSMOS,
-    "distillmos": DistillMOS,
-    "pesq": PESQ,
-    "stoi": STOI,
-}
+_EVALUATORS = {"wer": WhisperASR, "cer": WhisperASR, "sim_campp": CamPlusPlus, "sim_ge2e": GE2E}
+_EVALUATORS |= {"dnsmos": DNSMOS, "distillmos": DistillMOS, "pesq": PESQ, "stoi": STOI}
+METRICS = tuple(_EVALUATORS)
 
 
 @cache
@@ -316,11 +308,11 @@ def _load(kind: type):
         return kind()
 
 
-def evaluator(metric: str, asr: str = "base"):
-    """The evaluator of a metric, loaded once a process. `asr`: see WhisperASR. Raises ValueError for another metric."""
+def evaluator(metric: str):
+    """The evaluator of a metric, loaded once a process. Raises ValueError for another metric."""
     if metric not in _EVALUATORS:
         raise ValueError(f"unknown metric {metric!r}: choose among {', '.join(METRICS)}")
-    return recogniser(asr) if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
+    return recogniser("base") if _EVALUATORS[metric] is WhisperASR else _load(_EVALUATORS[metric])
 
 
 def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -335,10 +327,10 @@ def available(metrics: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return loaded, lacking
 
 
-def versions(metric: str, asr: str = "base") -> dict[str, str]:
+def versions(metric: str) -> dict[str, str]:
     """Name and version of the evaluator of a metric (`sim_campp_margin` is CAM++'s too); {} where nothing is judged."""
     base = next((m for m in METRICS if re.fullmatch(rf"{m}(_.*)?", metric)), None)
     if base is None:
         return {}
-    metric = evaluator(base, asr)
+    metric = evaluator(base)
     return {metric.name: metric.version}

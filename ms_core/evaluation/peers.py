@@ -1,14 +1,13 @@
 """Speed beside peers: networks of their published shapes with random weights, timed in turns with ours.
 
 The paper (section 4) sets its RTF beside those of an autoregressive codec language model and others. Weights of these
-are large or not to be had, but how long a pass takes depends on shapes alone. Each class says what is published, from
-where we know it, and what is left out; what is left out is never counted, which favours the peer. A peer is timed by a
-few units (one step, one pass), each of which its published decoding runs so and so many times.
+are large or not to be had, but how long a pass takes depends on shapes alone: the sizes of products, attention and
+convolutions. Each class says what is published, from where we know it, and what is left out; what is left out is never
+counted, which favours the peer: positions, and conditions that are added to a state, are left out of all. A peer is
+timed by a few units (one step, one pass), each of which its published decoding runs so and so many times.
 """
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,24 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ms_core.evaluation.bench import PHONES_PER_SECOND, text_of_length, torch_threads
+from ms_core.evaluation.bench import PHONES_PER_SECOND, in_turns, seconds_of, text_of_length, torch_threads
 from ms_core.evaluation.eval_set import PROMPT_SECONDS
-from ms_core.evaluation.records import Provenance, Record, bootstrap, unit_of
+from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.layers import ConformerBlock, ConvModule
 
 MEL_RATE = 24_000 / 256  # frames a second of ZipVoice
 MELS = 100
-
-
-def sinusoids(positions: Float[Tensor, " t"], dim: int) -> Float[Tensor, "t d"]:
-    """Sines and cosines of positions or times (Vaswani et al. 2017)."""
-    rate = 10_000.0 ** (-torch.arange(dim // 2, device=positions.device) / (dim // 2))
-    angle = positions[:, None] * rate
-    return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class Layer(nn.Module):
@@ -47,57 +39,45 @@ class Layer(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.feed = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), nn.Linear(ffn, dim))
 
-    def forward(
-        self, x: Tensor, causal: bool, cache: Tensor | None = None, first: int = 0, scales: Tensor | None = None
-    ) -> Float[Tensor, "b t d"]:
-        """first: position of x (b, t, d) in the cache (2, b, h, longest, c), which is written there and read up to it.
-        scales: factor and shift (2, 2, d) of both norms' outputs (adaptive norm).
-        """
-
-        def norm(index: int, x: Tensor) -> Tensor:
-            y = self.norms[index](x)
-            return y if scales is None else y * scales[index, 0] + scales[index, 1]
-
-        query, key, value = rearrange(self.query_key_value(norm(0, x)), "b t (n h c) -> n b h t c", n=3, h=self.heads)
+    def forward(self, x: Tensor, causal: bool, cache: Tensor | None = None, first: int = 0) -> Float[Tensor, "b t d"]:
+        """first: position of x (b, t, d) in the cache (2, b, h, longest, c), written there and read up to it."""
+        states = self.query_key_value(self.norms[0](x))
+        query, key, value = rearrange(states, "b t (n h c) -> n b h t c", n=3, h=self.heads)
         if cache is not None:
             last = first + x.shape[1]
             cache[0, :, :, first:last], cache[1, :, :, first:last] = key, value
             key, value = cache[0, :, :, :last], cache[1, :, :, :last]
         y = F.scaled_dot_product_attention(query, key, value, is_causal=causal and x.shape[1] > 1)
         x = x + self.out(rearrange(y, "b h t c -> b t (h c)"))
-        return x + self.feed(norm(1, x))
+        return x + self.feed(self.norms[1](x))
 
 
 class ValleShape(nn.Module):
     """VALL-E (Wang et al. 2023): a causal Transformer for the first EnCodec layer, another for the other seven.
 
-    Published: twice 12 layers, d = 1024, 16 heads, FFN 4096, EnCodec at 75 Hz with 8 codebooks of 1024; adaptive norms
-    by stage in the second (here tables, since a stage's factors are constants). 150 M each by the card of the open
-    VALL-E X. The activation (ReLU) is recalled. Left out: phonemiser, sampling of tokens, EnCodec.
+    Published: twice 12 layers, d = 1024, 16 heads, FFN 4096, EnCodec at 75 Hz with 8 codebooks of 1024. 150 M each by
+    the card of the open VALL-E X. The activation (ReLU) is recalled. The factors of the second's adaptive norms are
+    constants of a stage, here those of its norms. Left out: phonemiser, sampling of tokens, EnCodec.
     """
 
     rate = 75.0
 
     def __init__(self, dim=1024, layers=12, heads=16, ffn=4096, n_q=8, bins=1024, phones=128):
         super().__init__()
-        self.dim, self.heads, self.n_q, self.bins, self.n_phones = dim, heads, n_q, bins, phones
+        self.n_q, self.cache_shape = n_q, (layers, 2, 1, heads, dim // heads)
         self.phones = nn.ModuleList(nn.Embedding(phones, dim) for _ in range(2))
         self.first_codes = nn.Embedding(bins + 1, dim)  # one more: the end
         self.codes = nn.ModuleList(nn.Embedding(bins, dim) for _ in range(n_q))
         self.ar, self.nar = (nn.ModuleList(Layer(dim, heads, ffn) for _ in range(layers)) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.stages = nn.Parameter(
-            torch.stack([torch.ones(n_q - 1, layers, 2, dim), torch.zeros(n_q - 1, layers, 2, dim)], 3)
-        )
         self.first_head = nn.Linear(dim, bins + 1, bias=False)
         self.heads_out = nn.ModuleList(nn.Linear(dim, bins, bias=False) for _ in range(n_q - 1))
 
     def new_cache(self, longest: int) -> Float[Tensor, "layers 2 1 h longest c"]:
         """Room for the keys and values of `longest` positions of one utterance."""
-        return torch.zeros(len(self.ar), 2, 1, self.heads, longest, self.dim // self.heads)
+        return torch.zeros(*self.cache_shape[:4], longest, self.cache_shape[4])
 
     def _causal(self, x: Tensor, cache: Tensor | None, first: int) -> Tensor:
-        x = x + sinusoids(torch.arange(first, first + x.shape[1]).float(), self.dim)
         for index, layer in enumerate(self.ar):
             x = layer(x, True, None if cache is None else cache[index], first)
         return self.first_head(self.norms[0](x))
@@ -112,13 +92,11 @@ class ValleShape(nn.Module):
 
     def fill(self, phones: Int[Tensor, "1 p"], prompt: Int[Tensor, "1 n s"], codes: Int[Tensor, "1 k t"]) -> Tensor:
         """One pass of the second part: logits (1, t, bins) of layer k + 1 out of the k layers below."""
-        known = codes.shape[1]
         grids = (zip(self.codes, grid.unbind(1), strict=False) for grid in (prompt, codes))
         x = torch.cat([self.phones[1](phones), *(sum(table(row) for table, row in grid) for grid in grids)], 1)
-        x = x + sinusoids(torch.arange(x.shape[1]).float(), self.dim)
-        for layer, scales in zip(self.nar, self.stages[known - 1], strict=True):
-            x = layer(x, False, scales=scales)
-        return self.heads_out[known - 1](self.norms[1](x[:, -codes.shape[2] :]))
+        for layer in self.nar:
+            x = layer(x, False)
+        return self.heads_out[codes.shape[1] - 1](self.norms[1](x[:, -codes.shape[2] :]))
 
 
 class WideConvModule(ConvModule):
@@ -145,7 +123,7 @@ class SoundStormShape(nn.Module):
 
     def __init__(self, dim=1024, layers=12, heads=16, mult=4, kernel=5, levels=12, bins=1024):
         super().__init__()
-        self.levels, self.bins = levels, bins
+        self.levels = levels
         self.semantic = nn.Embedding(bins, dim)
         self.codes = nn.ModuleList(nn.Embedding(bins + 1, dim) for _ in range(levels))  # one more: the mask
         self.blocks = nn.ModuleList(ConformerBlock(dim, heads, mult, kernel, 0.0) for _ in range(layers))
@@ -161,113 +139,50 @@ class SoundStormShape(nn.Module):
         return self.heads_out[level](x)
 
 
-def swoosh(x: Tensor, offset: float) -> Tensor:
+class Swoosh(nn.Module):
     """Zipformer's activation (Yao et al. 2023): SwooshL for offset 4, SwooshR for 1, up to a constant."""
-    return F.softplus(x - offset) - 0.08 * x
 
-
-class ZipConvModule(nn.Module):
-    """Zipformer's convolution: pointwise GLU, depthwise, SwooshR, pointwise."""
-
-    def __init__(self, dim: int, kernel: int):
+    def __init__(self, offset: float):
         super().__init__()
-        self.in_proj = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.offset = offset
 
-    def forward(self, x: Float[Tensor, "1 t d"]) -> Float[Tensor, "1 t d"]:
-        y = self.depthwise(F.glu(self.in_proj(x), -1).transpose(1, 2)).transpose(1, 2)
-        return self.out_proj(swoosh(y, 1.0))
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(x - self.offset) - 0.08 * x
 
 
 class ZipformerLayer(nn.Module):
-    """Zipformer layer: attention weights, computed once, serve two attentions and a gated one; three feed-forwards."""
+    """Zipformer layer: attention weights, computed once, serve two attentions and a gated one; three feed-forwards.
 
-    query_dim, position_dim, value_dim, offsets_dim = 32, 4, 12, 48  # of each head; the last, of relative positions
+    Left out: relative positions, BiasNorm and the bypasses, which are no products.
+    """
+
+    query_dim, value_dim = 32, 12  # of each head
 
     def __init__(self, dim: int, heads: int, ffn: int, kernel: int):
         super().__init__()
-        self.heads = heads
-        self.hidden = dim * 3 // 4
-        self.weights = nn.Linear(dim, (2 * self.query_dim + self.position_dim) * heads)
-        self.offsets = nn.Linear(self.offsets_dim, heads * self.position_dim, bias=False)
-        widths = [ffn * 3 // 4, ffn, ffn * 5 // 4]
-        self.feeds = nn.ModuleList(nn.ModuleList([nn.Linear(dim, w), nn.Linear(w, dim)]) for w in widths)
-        self.gated = nn.ModuleList([nn.Linear(dim, 3 * self.hidden), nn.Linear(self.hidden, dim)])
-        value = heads * self.value_dim
-        self.attentions = nn.ModuleList(nn.ModuleList([nn.Linear(dim, value), nn.Linear(value, dim)]) for _ in range(2))
-        self.convolutions = nn.ModuleList(ZipConvModule(dim, kernel) for _ in range(2))
-        self.norm_bias = nn.Parameter(torch.zeros(dim))
-        self.norm_scale = nn.Parameter(torch.zeros(()))
-        self.bypass = nn.Parameter(torch.full((2, dim), 0.5))
+        self.heads, hidden, value = heads, dim * 3 // 4, heads * self.value_dim
+        self.weights = nn.Linear(dim, 2 * self.query_dim * heads)
+        widths = ffn * 3 // 4, ffn, ffn * 5 // 4
+        self.feeds = nn.ModuleList(nn.Sequential(nn.Linear(dim, w), Swoosh(4.0), nn.Linear(w, dim)) for w in widths)
+        self.gate_in, self.gate_out = nn.Linear(dim, 3 * hidden), nn.Linear(hidden, dim)
+        self.values = nn.ModuleList(nn.Linear(dim, value) for _ in range(2))
+        self.outs = nn.ModuleList(nn.Linear(value, dim) for _ in range(2))
+        self.glus = nn.ModuleList(nn.Sequential(nn.Linear(dim, 2 * dim), nn.GLU()) for _ in range(2))
+        self.depthwise = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim) for _ in range(2))
+        self.mixes = nn.ModuleList(nn.Sequential(Swoosh(1.0), nn.Linear(dim, dim)) for _ in range(2))
 
-    def _weights(self, x: Tensor, offsets: Tensor) -> Float[Tensor, "1 h t t"]:
-        sizes = [self.query_dim * self.heads, self.query_dim * self.heads, self.position_dim * self.heads]
-        query, key, position = (
-            rearrange(y, "b t (h c) -> b h t c", h=self.heads) for y in self.weights(x).split(sizes, -1)
-        )
-        offset = rearrange(self.offsets(offsets), "o (h c) -> h c o", h=self.heads)
-        t = x.shape[1]
-        relative = (position @ offset).contiguous()  # (b, h, t, 2t - 1): row i holds offsets -(t-1)..t-1
-        batch, head, row, _ = relative.stride()
-        absolute = relative.as_strided((*relative.shape[:3], t), (batch, head, row - 1, 1), t - 1)  # [i, t-1-i+j]
-        return (query @ key.transpose(2, 3) + absolute).softmax(-1)
-
-    def _feed(self, index: int, x: Tensor) -> Tensor:
-        return self.feeds[index][1](swoosh(self.feeds[index][0](x), 4.0))
-
-    def _attend(self, index: int, x: Tensor, weights: Tensor) -> Tensor:
-        value = rearrange(self.attentions[index][0](x), "b t (h c) -> b h t c", h=self.heads)
-        return self.attentions[index][1](rearrange(weights @ value, "b h t c -> b t (h c)"))
-
-    def _gate(self, x: Tensor, weights: Tensor) -> Tensor:
-        gate, value, factor = self.gated[0](x).chunk(3, -1)
-        return self.gated[1](weights[:, 0] @ (value * gate.tanh()) * factor)
-
-    def forward(self, x: Float[Tensor, "1 t d"], offsets: Float[Tensor, "o e"], moment: Tensor) -> Tensor:
-        start, weights = x, self._weights(x, offsets)
-        x = x + moment
-        x = x + self._feed(0, x)
-        x = x + self._gate(x, weights)
-        x = x + self._attend(0, x, weights) + moment
-        x = x + self.convolutions[0](x)
-        x = x + self._feed(1, x)
-        x = start + (x - start) * self.bypass[0]
-        x = x + self._attend(1, x, weights) + moment
-        x = x + self.convolutions[1](x)
-        x = x + self._feed(2, x)
-        x = x * (x - self.norm_bias).square().mean(-1, keepdim=True).rsqrt() * self.norm_scale.exp()
-        return start + (x - start) * self.bypass[1]
-
-
-class ZipStack(nn.Module):
-    """Zipformer layers at a lower frame rate: frames are averaged, at the end repeated and mixed with what came in."""
-
-    def __init__(self, dim: int, heads: int, ffn: int, kernel: int, layers: int, factor: int, time_dim: int):
-        super().__init__()
-        self.factor = factor
-        self.time = nn.Linear(time_dim, dim)
-        self.layers = nn.ModuleList(ZipformerLayer(dim, heads, ffn, kernel) for _ in range(layers))
-        self.average = nn.Parameter(torch.zeros(factor))
-        self.bypass = nn.Parameter(torch.full((dim,), 0.5))
-
-    def forward(self, x: Float[Tensor, "1 t d"], moment: Float[Tensor, "1 e"]) -> Float[Tensor, "1 t d"]:
-        start, moment = x, self.time(swoosh(moment, 1.0))[:, None]
-        if self.factor > 1:
-            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
-            x = (rearrange(x, "b (t f) d -> b t f d", f=self.factor) * self.average.softmax(0)[:, None]).sum(2)
-        t = x.shape[1]
-        width = ZipformerLayer.offsets_dim
-        offset = torch.arange(1 - t, t, device=x.device).float()
-        offset = (offset.sign() * (offset.abs() / width**0.5).log1p() * 2 * math.pi / width**0.5).atan()
-        angle = offset[:, None] * torch.arange(1, width // 2 + 1, device=x.device)
-        offsets = torch.cat([angle.cos(), angle.sin()], -1)
-        for layer in self.layers:
-            x = layer(x, offsets, moment)
-        if self.factor == 1:
-            return x
-        x = x.repeat_interleave(self.factor, 1)[:, : start.shape[1]]
-        return start + (x - start) * self.bypass
+    def forward(self, x: Float[Tensor, "1 t d"]) -> Float[Tensor, "1 t d"]:
+        query, key = rearrange(self.weights(x), "b t (n h c) -> n b h t c", n=2, h=self.heads)
+        weights = (query @ key.mT).softmax(-1)  # (1, h, t, t)
+        x = x + self.feeds[0](x)
+        gate, value, factor = self.gate_in(x).chunk(3, -1)
+        x = x + self.gate_out(weights[:, 0] @ (value * gate.tanh()) * factor)
+        for i in range(2):
+            values = rearrange(self.values[i](x), "b t (h c) -> b h t c", h=self.heads)
+            x = x + self.outs[i](rearrange(weights @ values, "b h t c -> b t (h c)"))
+            x = x + self.mixes[i](self.depthwise[i](self.glus[i](x).mT).mT)
+            x = x + self.feeds[1 + i](x)
+        return x
 
 
 class ZipVoiceShape(nn.Module):
@@ -276,27 +191,26 @@ class ZipVoiceShape(nn.Module):
     Published: 123 M parameters; stacks of 2, 2, 4, 4, 4 layers at 1, 1/2, 1/4, 1/2, 1 of the frame rate, kernels 31,
     15, 7, 15, 31, d = 512, 4 heads, FFN 1536 (source: its repository's defaults), 100 mel bands at 24 kHz, hop 256.
     16 function evaluations, each of two passes (guidance); distilled 8 or 4 of one pass. Left out: the text encoder
-    (4 layers of 192, once a text), the distilled model's embedding of the guidance, Vocos.
+    (4 layers of 192, once a text), the embeddings of time and guidance, Vocos.
     """
 
     def __init__(
-        self, dim=512, heads=4, ffn=1536, layers=(2, 2, 4, 4, 4), factors=(1, 2, 4, 2, 1), kernels=(31, 15, 7, 15, 31),
-        time_dim=192,
-    ):  # fmt: skip
+        self, dim=512, heads=4, ffn=1536, layers=(2, 2, 4, 4, 4), factors=(1, 2, 4, 2, 1), kernels=(31, 15, 7, 15, 31)
+    ):
         super().__init__()
-        self.time_dim = time_dim
-        self.time = nn.ModuleList([nn.Linear(time_dim, 2 * time_dim), nn.Linear(2 * time_dim, time_dim)])
-        self.in_proj = nn.Linear(3 * MELS, dim)
-        parts = zip(kernels, layers, factors, strict=True)
-        self.stacks = nn.ModuleList(ZipStack(dim, heads, ffn, k, n, f, time_dim) for k, n, f in parts)
+        self.in_proj, self.factors = nn.Linear(3 * MELS, dim), factors
+        stacks = zip(kernels, layers, strict=True)
+        self.stacks = nn.ModuleList(
+            nn.Sequential(*(ZipformerLayer(dim, heads, ffn, kernel) for _ in range(count))) for kernel, count in stacks
+        )
         self.out_proj = nn.Linear(dim, MELS)
 
-    def forward(self, noisy: Tensor, prompt: Tensor, text: Tensor, moment: Tensor) -> Float[Tensor, "1 t m"]:
-        """One pass: the velocity of every mel frame of prompt and output, all (1, t, m), at a moment (1,) of 0 to 1."""
-        moment = self.time[1](swoosh(self.time[0](sinusoids(1000 * moment, self.time_dim)), 1.0))
+    def forward(self, noisy: Tensor, prompt: Tensor, text: Tensor) -> Float[Tensor, "1 t m"]:
+        """One pass: the velocity of every mel frame of prompt and output, all (1, t, m)."""
         x = self.in_proj(torch.cat([noisy, text, prompt], -1))
-        for stack in self.stacks:
-            x = stack(x, moment)
+        for factor, stack in zip(self.factors, self.stacks, strict=True):  # averaged frames, repeated at the end
+            fewer = reduce(F.pad(x, (0, 0, 0, -x.shape[1] % factor)), "b (t f) d -> b t d", "mean", f=factor)
+            x = x + stack(fewer).repeat_interleave(factor, 1)[:, : x.shape[1]]
         return self.out_proj(x)
 
 
@@ -335,10 +249,9 @@ def soundstorm_plan(model: SoundStormShape, prompt: float, seconds: float) -> Pl
 
 def zipvoice_plan(model: ZipVoiceShape, prompt: float, seconds: float) -> Plan:
     """16 function evaluations of two passes; 8 or 4 of one where guidance is distilled."""
-    frames = max(1, round(MEL_RATE * (prompt + seconds)))
-    mels, moment = torch.zeros(1, frames, MELS), torch.full((1,), 0.5)
+    mels = torch.zeros(1, max(1, round(MEL_RATE * (prompt + seconds))), MELS)
     counts = {"zipvoice-shape-16nfe": 32, "zipvoice-distill-shape-8nfe": 8, "zipvoice-distill-shape-4nfe": 4}
-    return Plan({"pass": lambda: model(mels, mels, mels, moment)}, {name: {"pass": n} for name, n in counts.items()})
+    return Plan({"pass": lambda: model(mels, mels, mels)}, {name: {"pass": n} for name, n in counts.items()})
 
 
 class Peer(NamedTuple):
@@ -377,7 +290,7 @@ def compare(
     threads: int = 1,
     repeats: int = 5,
     seed: int = 0,
-    peers: dict[str, Peer] | None = None,
+    peers: Mapping[str, Peer] | None = None,
 ) -> list[Comparison]:
     """Time our synthesiser and every peer in turns: ours, peer, ours, peer, ...; text, prompt and voice as in `bench`.
 
@@ -391,24 +304,18 @@ def compare(
         voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
         text = text_of_length(tts, voice, seconds, seed)
         audio_seconds = len(tts.synthesize(text, voice, seed=seed)) / tts.sample_rate
-        for peer in (PEERS if peers is None else peers).values():
-            with torch.random.fork_rng(devices=[]), torch.inference_mode():
-                torch.manual_seed(seed)
-                model = peer.build().eval()
-                units, systems = peer.plan(model, PROMPT_SECONDS, audio_seconds)
-                runs = {"ours": lambda: tts.synthesize(text, voice, seed=seed), **units}
-                spent: dict[str, list[float]] = {name: [] for name in runs}
-                for turn in range(-1, repeats):  # the first is a warm-up
-                    for name, run in runs.items():
-                        start = time.perf_counter()
-                        run()
-                        if turn >= 0:
-                            spent[name].append(time.perf_counter() - start)
-            for system, counts in systems.items():
-                theirs = [sum(n * spent[name][turn] for name, n in counts.items()) for turn in range(repeats)]
-                facts = audio_seconds, sum(p.numel() for p in model.parameters()), counts, peer.left_out
-                comparisons.append(Comparison(system, theirs, spent["ours"], *facts))
-            del model, units, runs
+    for peer in (PEERS if peers is None else peers).values():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(seed)
+            model = peer.build().eval()
+            units, systems = peer.plan(model, PROMPT_SECONDS, audio_seconds)
+            runs = {"ours": lambda: tts.synthesize(text, voice, seed=seed), **units}
+            spent = in_turns({k: lambda run=run: seconds_of(run) for k, run in runs.items()}, repeats, threads)
+        for system, counts in systems.items():
+            theirs = [sum(n * spent[name][turn] for name, n in counts.items()) for turn in range(repeats)]
+            facts = audio_seconds, sum(p.numel() for p in model.parameters()), counts, peer.left_out
+            comparisons.append(Comparison(system, theirs, spent["ours"], *facts))
+        del model, units, runs
     return comparisons
 
 
@@ -419,30 +326,26 @@ def comparison_records(
 
     provenance: of the run with ours, the system that the ratio divides by; the peers' records name no checkpoint.
     """
-    apart = provenance.model_dump() | {"config_hash": None, "checkpoint_sha256": None, "codec_sha256": None}
-    records = []
+    nameless = {"config_hash": None, "checkpoint_sha256": None, "codec_sha256": None}
+    provenance, records = provenance.model_copy(update=nameless), []
     for one in comparisons:
-        repeats, common = len(one.theirs), {**apart, "system": f"peer/{one.system}"}
+        repeats, own = len(one.theirs), {"system": f"peer/{one.system}"}
         how = (
             f"random weights at the published sizes ({one.params / 1e6:.0f} M parameters); "
             f"{one.audio_seconds:.2f} s of speech, prompt of {PROMPT_SECONDS:g} s; timed {repeats} times each: "
             f"{', '.join(f'{name}, counted {n:g}' for name, n in one.counts.items())}; not counted: {one.left_out}"
         )
-        ratios = [theirs / ours for theirs, ours in zip(one.theirs, one.ours, strict=True)]
+        ratios = np.divide(one.theirs, one.ours)
         ratio_how = (
             f"compute time over that of {ours} (text to waveform, voice enrolled), in turns in one run; "
             f"interval over {repeats} turns, which lie between {min(ratios):.1f} and {max(ratios):.1f}; {how}"
         )
-        rtfs = [spent / one.audio_seconds for spent in one.theirs]
-        for metric, values, protocol in (
-            ("rtf_total", rtfs, f"{how}; interval over repeats"),
-            ("time_ratio", ratios, ratio_how),
-        ):
-            fields = {**bootstrap(values, seed=0).fields(), "n": repeats, "protocol": protocol, "seconds": seconds}
-            records.append(Record(**common, study="bench", metric=metric, unit=unit_of(metric), **fields))
+        timed = {**own, "study": "bench", "n": repeats, "seconds": seconds}
+        rtf, ratio = bootstrap(np.divide(one.theirs, one.audio_seconds)), bootstrap(ratios)
         counted = f"counted from the network that was timed; not in it: {one.left_out}"
-        records.append(
-            Record(**common, study="model", metric="params", unit=unit_of("params"), value=one.params, n=1,
-                   protocol=counted)
-        )  # fmt: skip
+        records += [
+            provenance.record(rtf, **timed, metric="rtf_total", protocol=f"{how}; interval over repeats"),
+            provenance.record(ratio, **timed, metric="time_ratio", protocol=ratio_how),
+            provenance.record(one.params, **own, study="model", metric="params", n=1, protocol=counted),
+        ]
     return records

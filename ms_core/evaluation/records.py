@@ -31,40 +31,21 @@ MILESTONES = "runs.json"  # lies beside records, and holds none: see ms_core.eva
 LEVEL = 0.95
 CLEAN, PYTORCH = "clean", "pytorch"  # the controls of noise and of exported models
 UNITS = {  # of the metrics that have a fixed name; a metric of another name states its own unit
-    "wer": "fraction",
-    "cer": "fraction",
-    "wer_sub": "fraction",
-    "wer_del": "fraction",
-    "wer_ins": "fraction",
-    "wer_del_ins": "fraction",
-    "wer_shuffled": "fraction",
-    "sim_campp": "cosine",
-    "sim_ge2e": "cosine",
-    "sim_campp_margin": "cosine",
-    "sim_ge2e_margin": "cosine",
-    "dnsmos": "MOS",
-    "distillmos": "MOS",
-    "mos_q": "MOS",
-    "mos_p": "MOS",
-    "mos_s": "MOS",
-    "pesq": "MOS-LQO",
-    "stoi": "fraction",
-    "duration_ratio": "ratio",
-    "duration_ratio_share": "fraction",
-    "enrolment_refused": "fraction",
-    "prompt_seconds": "s",
-    "eer": "fraction",
-    "miss_at_1pct_fa": "fraction",
-    "flagged": "fraction",
-    "watermark_read": "fraction",
-    "time_ratio": "ratio",
-    "peak_rss_mb": "MB",
-    "audio_seconds": "s",
-    "training_hours": "h",
-    "params": "count",
-    "size_mb": "MB",
+    metric: unit
+    for unit, metrics in {
+        "fraction": "wer cer wer_sub wer_del wer_ins wer_del_ins wer_shuffled stoi duration_ratio_share "
+        "enrolment_refused eer miss_at_1pct_fa flagged watermark_read",
+        "cosine": "sim_campp sim_ge2e sim_campp_margin sim_ge2e_margin",
+        "MOS": "dnsmos distillmos mos_q mos_p mos_s",
+        "MOS-LQO": "pesq",
+        "ratio": "duration_ratio time_ratio",
+        "s": "prompt_seconds audio_seconds",
+        "MB": "peak_rss_mb size_mb",
+        "h": "training_hours",
+        "count": "params",
+    }.items()
+    for metric in metrics.split()
 }
-
 
 Study = Literal[
     "quality", "listening", "hard-texts", "noisy-prompts", "prompt-lengths", "adaptation", "exports", "bench", "stream",
@@ -120,17 +101,14 @@ class Provenance(BaseModel):
         for key, part in (("checkpoint_sha256", "model"), ("codec_sha256", "codec")):
             weights = Path(folder, part, "weights.safetensors") if folder else None
             digests[key] = sha256(weights) if weights and weights.is_file() else None
-        return cls(
-            preset=preset,
-            seed=seed,
-            config_hash=config_hash,
-            steps=steps,
-            **digests,
-            git_commit=git_commit(),
-            device=device_name(device),
-            threads=threads,
-            date=date or datetime.now(UTC).date().isoformat(),
-        )
+        made = {"git_commit": git_commit(), "device": device_name(device), **digests}
+        made["date"] = date or datetime.now(UTC).date().isoformat()
+        return cls(preset=preset, seed=seed, config_hash=config_hash, steps=steps, threads=threads, **made)
+
+    def record(self, value: "float | Interval", **fields: object) -> "Record":
+        """A record of this run: a number or an interval, and the record's other fields; see `Record`."""
+        interval = value if isinstance(value, Interval) else Interval(value, None, None)
+        return Record(**{**self.model_dump(), **interval.fields(), **fields})
 
 
 class Subject(Provenance):
@@ -164,13 +142,19 @@ class Record(Subject):
     processes: int | None = Field(None, ge=1)  # that train together
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     value: float
-    unit: str = Field(min_length=1)
+    unit: str = Field(min_length=1)  # may be left out where `unit_of` knows it
     n: int = Field(ge=1)  # utterances, or repeats of a timing
     ci_low: float | None = None
     ci_high: float | None = None
     evaluators: dict[str, str] = {}  # name -> version
     protocol: str = ""  # how it was measured, in a sentence or two
     pair_with: str | None = None  # the value is this one's minus that of the one of that `name`, on the same utterances
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_unit(cls, values):
+        known = isinstance(values, dict) and "unit" not in values and _known_unit(str(values.get("metric")))
+        return {**values, "unit": known} if known else values
 
     @field_validator("value", "ci_low", "ci_high")
     @classmethod
@@ -187,8 +171,7 @@ class Record(Subject):
             raise ValueError("give both ci_low and ci_high, or neither")
         if self.ci_low is not None and self.ci_low > self.ci_high:
             raise ValueError(f"ci_low {self.ci_low} is above ci_high {self.ci_high}")
-        expected = UNITS.get(self.metric, "s/s" if self.metric.startswith("rtf_") else self.unit)
-        if self.unit != expected:
+        if self.unit != (expected := _known_unit(self.metric) or self.unit):
             raise ValueError(f"unit {self.unit!r} of metric {self.metric!r}: expected {expected!r}")
         return self
 
@@ -223,20 +206,15 @@ class Interval(NamedTuple):
         return {"value": self.value, "ci_low": self.low, "ci_high": self.high}
 
 
+def _known_unit(metric: str) -> str | None:
+    return UNITS.get(metric, "s/s" if metric.startswith("rtf_") else None)
+
+
 def unit_of(metric: str) -> str:
     """The unit of a known metric. Raises RecordError for another."""
-    if metric in UNITS:
-        return UNITS[metric]
-    if metric.startswith("rtf_"):
-        return "s/s"
+    if unit := _known_unit(metric):
+        return unit
     raise RecordError(f"metric {metric!r} has no fixed unit: give it, or use {', '.join(UNITS)} or rtf_<part>")
-
-
-def _array(name: str, values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"{name}: shape {array.shape}; expected one finite number an utterance, at least one")
-    return array
 
 
 def bootstrap(
@@ -256,45 +234,43 @@ def bootstrap(
     utterances in the same order; the estimate is then the difference, resampled in pairs. Raises ValueError for unequal
     lengths, numbers that are not finite or weights that sum to nothing.
     """
-    sides = [(values, weights)] if minus is None else [(values, weights), minus]
-    arrays = []
-    for numerators, denominators in sides:
-        top = _array("values", numerators)
-        bottom = np.ones_like(top) if denominators is None else _array("weights", denominators)
-        if bottom.shape != top.shape or bottom.min() < 0 or bottom.sum() <= 0:
+    sides = []
+    for numerators, denominators in [(values, weights)] + [minus] * (minus is not None):
+        top = np.asarray(numerators, dtype=np.float64)
+        bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
+        if top.ndim != 1 or not len(top) or not np.isfinite(top).all():
+            raise ValueError(f"values: shape {top.shape}; expected one finite number an utterance, at least one")
+        if bottom.shape != top.shape or not np.isfinite(bottom).all() or bottom.min() < 0 or bottom.sum() <= 0:
             raise ValueError(f"weights {bottom.shape} of values {top.shape}: expected as many, >= 0, not all 0")
-        arrays.append((top, bottom))
-    count = len(arrays[0][0])
-    if any(len(top) != count for top, _ in arrays):
-        raise ValueError(f"paired systems have {[len(top) for top, _ in arrays]} utterances: expected the same ones")
+        sides.append((top, bottom))
+    count = len(sides[0][0])
+    if len(sides[-1][0]) != count or speakers is not None and len(speakers) != count:
+        given = f"{len(sides[-1][0])} paired utterances and {len(speakers or ())} speakers for {count} utterances"
+        raise ValueError(f"{given}: expected one each")
 
-    def estimate(index: np.ndarray) -> np.ndarray:
+    def estimate(times: np.ndarray) -> np.ndarray:
+        """Of samples that hold each utterance so often, (..., U)."""
         with np.errstate(invalid="ignore"):
-            ratios = [top[index].sum(axis=-1) / bottom[index].sum(axis=-1) for top, bottom in arrays]
+            ratios = [(times @ top) / (times @ bottom) for top, bottom in sides]
         return ratios[0] - ratios[1] if minus is not None else ratios[0]
 
-    value = float(estimate(np.arange(count)))
+    value = float(estimate(np.ones(count)))
     if count < 2:
         return Interval(value, None, None)
-    rng, tail = np.random.default_rng(seed), (1 - level) / 2
-    if speakers is not None and len(set(speakers)) > 1:
-        if len(speakers) != count:
-            raise ValueError(f"{len(speakers)} speakers for {count} utterances: give one each")
-        times = _speaker_counts(np.asarray(speakers), resamples, rng)  # (resamples, U)
-        ratios = [(times @ top) / np.maximum(times @ bottom, 1e-12) for top, bottom in arrays]
-        drawn = ratios[0] - ratios[1] if minus is not None else ratios[0]
-        low, high = np.quantile(drawn, [tail, 1 - tail])
-        return Interval(value, float(low), float(high))
-    index = rng.integers(0, count, size=(resamples, count))
-    low, high = np.nanquantile(estimate(index), [tail, 1 - tail])
+    times = _sample(np.asarray(speakers or [""] * count), resamples, np.random.default_rng(seed))
+    low, high = np.nanquantile(estimate(times), [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 
-def _speaker_counts(speakers: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _sample(speakers: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """How often each utterance is in each of two-stage samples (resamples, U): speakers, then utterances of each."""
     names, who = np.unique(speakers, return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (resamples, speakers)
     times = np.zeros((resamples, len(speakers)))
+    if len(names) == 1:
+        drawn = rng.integers(0, len(speakers), size=(resamples, len(speakers)))
+        np.add.at(times, (np.arange(resamples)[:, None], drawn), 1)
+        return times
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)  # (resamples, speakers)
     for index in range(len(names)):
         own = np.flatnonzero(who == index)
         times[:, own] = rng.multinomial(drawn[:, index] * len(own), np.full(len(own), 1 / len(own)))
@@ -333,15 +309,18 @@ def read_file(path: Path) -> list[Record]:
 
 
 def read_sourced(folder: Path) -> list[tuple[str, Record]]:
-    """(file name, record) of a folder's `*.json` but `MILESTONES`, in file order. An absent folder holds no record."""
-    files = [path for path in sorted(Path(folder).glob("*.json")) if path.name != MILESTONES]
+    """(file name, record) of a folder's `*.json` but `MILESTONES`, in file order, or of one file.
+
+    An absent folder holds no record.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else [p for p in sorted(folder.glob("*.json")) if p.name != MILESTONES]
     return [(path.name, record) for path in files for record in read_file(path)]
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of every `*.json` of a folder, or of one file."""
-    folder = Path(folder)
-    return read_file(folder) if folder.is_file() else [record for _, record in read_sourced(folder)]
+    """The records of `read_sourced`."""
+    return [record for _, record in read_sourced(folder)]
 
 
 def git_commit(root: Path = paths.ROOT) -> str | None:

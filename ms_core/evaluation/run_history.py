@@ -60,18 +60,11 @@ def add(path: Path, records: Sequence[Record], system: str, trained: Mapping[str
     scores = {r.metric: r for r in records if r.name == system and r.pair_with is None}
     if lacking := [metric for metric in METRICS if metric not in scores]:
         raise MilestoneError(f"a milestone needs {', '.join(METRICS)}; not evaluated: {', '.join(lacking)}")
-    one = scores[METRICS[0]]
-    row = Milestone(
-        date=datetime.now(UTC).date().isoformat(),
-        commit=git_commit(),
-        note=note,
-        checkpoint_sha256=one.checkpoint_sha256,
-        hours=total_training_hours(trained),
-        speech_hours=float(trained["speech_hours"]),
-        split=one.split,
-        n=one.n,
-        **{m: tuple(round(x, 4) for x in (scores[m].value, scores[m].ci_low, scores[m].ci_high)) for m in METRICS},
-    )
+    one, made = scores[METRICS[0]], {"date": datetime.now(UTC).date().isoformat(), "commit": git_commit()}
+    made |= {"checkpoint_sha256": one.checkpoint_sha256, "split": one.split, "n": one.n, "note": note}
+    made |= {"hours": total_training_hours(trained), "speech_hours": float(trained["speech_hours"])}
+    made |= {m: tuple(round(x, 4) for x in (r.value, r.ci_low, r.ci_high)) for m, r in scores.items() if m in METRICS}
+    row = Milestone(**made)
     same = (row.checkpoint_sha256, row.split)
     rows = [r for r in read(path) if (r.checkpoint_sha256, r.split) != same]
     write_json(path, json.loads(ROWS.dump_json([*rows, row])))

@@ -38,7 +38,6 @@ def score(
     texts: Sequence[str] | None = None,
     references: Sequence[np.ndarray] | None = None,
     metrics: Sequence[str] = SPOKEN,
-    asr: str = "base",
 ) -> list[dict[str, object]]:
     """Judge waveforms one by one, in this process.
 
@@ -62,7 +61,7 @@ def score(
         row: dict[str, object] = {"seconds": round(len(wav) / RATE, 4)}
         reference = _to_rate(references[index], sample_rate) if set(metrics) & set(REFERENCE_METRICS) else None
         if set(metrics) & set(TEXT_METRICS):
-            row["hypothesis"] = evaluator("wer", asr)(wav)
+            row["hypothesis"] = evaluator("wer")(wav)
             row |= count_errors(texts[index], row["hypothesis"])
         for metric in metrics:
             if metric in SIMS:

@@ -7,7 +7,7 @@ authors split texts is unknown, so all of this is our choice. `text.chunks` cuts
 import time
 from collections.abc import Mapping, Sequence
 
-from ms_core.evaluation.bench import torch_threads
+from ms_core.evaluation.bench import in_turns
 from ms_core.evaluation.parity import fields_of
 from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.text import FIRST_PHONES
@@ -18,6 +18,12 @@ STORY = (  # ours; 76 words
     "days until the flood would pass, for his wheel stood still, and nobody could buy bread. When the water fell at "
     "last, he opened the gate himself, and the old stones began to turn again."
 )
+TIMES = {  # of `first_audio` -> the metric of its records, and what it is
+    "first": ("first_audio_s", "from text to the first part's samples"),
+    "first_cpu": ("first_audio_cpu_s", "the same in CPU seconds of the process"),
+    "total": ("stream_total_s", "from text to the last part's samples"),
+    "waits": ("stream_waits_s", "silence that a listener from the first part on would hear, since a part is not ready"),
+}
 
 
 def first_audio(
@@ -36,9 +42,8 @@ def first_audio(
         first: see `text.chunks`; None for speech that starts when the first long part is done.
         threads: of torch; a `MobileRuntime` has its own.
 
-    Returns a dict for each system and length: `system`, `words`, `parts`, `audio_seconds`, `first_seconds` (of sound in
-    the first part) and, one number a repeat in seconds: `first`, `first_cpu` (the process's CPU seconds), `total`, and
-    `waits`, for how long a listener who starts at once would hear nothing since a part was not ready.
+    Returns a dict for each system and length: `system`, `fields` of its records, `words`, `parts`, `audio_seconds`,
+    `first_seconds` (of sound in the first part) and, one number a repeat in seconds, those of `TIMES`.
     Raises ValueError for no system, a length outside the story, or no repeat.
     """
     story = STORY.split()
@@ -47,22 +52,23 @@ def first_audio(
             f"{len(systems)} systems, lengths {list(words)}, {repeats} repeats: give at least one of each, and lengths "
             f"from 1 to {len(story)} words"
         )
-    rows = {(name, count): {"system": name, "words": count} for count in words for name in systems}
-    with torch_threads(threads):
-        for repeat in range(-1, repeats):
-            for (name, count), row in rows.items():
-                (system, speaker), text = systems[name], " ".join(story[:count])
-                start, start_cpu = time.perf_counter(), time.process_time()
-                ready, lengths, cpu = [], [], 0.0
-                for wave in system.stream(text, speaker, seed=seed, first=first):
-                    cpu = cpu or time.process_time() - start_cpu
-                    ready.append(time.perf_counter() - start)
-                    lengths.append(len(wave) / system.sample_rate)
-                row |= {"parts": len(lengths), "audio_seconds": sum(lengths), "first_seconds": lengths[0]}
-                numbers = {"first": ready[0], "first_cpu": cpu, "total": ready[-1], "waits": _waits(ready, lengths)}
-                for key, value in numbers.items() if repeat >= 0 else ():
-                    row.setdefault(key, []).append(value)
-    return list(rows.values())
+
+    def stream(name: str, count: int) -> dict:
+        (system, voice), ready, cpu, lengths = systems[name], [], [], []
+        start, start_cpu = time.perf_counter(), time.process_time()
+        for wave in system.stream(" ".join(story[:count]), voice, seed=seed, first=first):
+            ready.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - start_cpu)
+            lengths.append(len(wave) / system.sample_rate)
+        row = {"parts": len(lengths), "audio_seconds": sum(lengths), "first_seconds": lengths[0]}
+        return {**row, "first": ready[0], "first_cpu": cpu[0], "total": ready[-1], "waits": _waits(ready, lengths)}
+
+    runs = {(name, count): lambda key=(name, count): stream(*key) for count in words for name in systems}
+    return [
+        {"system": name, "words": count, "fields": fields_of(systems[name][0]), **rounds[0]}
+        | {key: [one[key] for one in rounds] for key in TIMES}
+        for (name, count), rounds in in_turns(runs, repeats, threads).items()
+    ]
 
 
 def _waits(ready: Sequence[float], lengths: Sequence[float]) -> float:
@@ -76,24 +82,15 @@ def _waits(ready: Sequence[float], lengths: Sequence[float]) -> float:
 
 
 def first_audio_records(rows: Sequence[dict], provenance: Provenance, system: str) -> list[Record]:
-    """Records of `first_audio`, whose systems are "pytorch" and precisions of ONNX."""
+    """Records of `first_audio`."""
     records = []
-    notes = {
-        "first": "from text to the first part's samples",
-        "first_cpu": "the same in CPU seconds of the process",
-        "total": "from text to the last part's samples",
-        "waits": "silence that a listener from the first part on would hear, since a part is not ready",
-    }
     for row in rows:
         about = (
             f"{row['audio_seconds']:.2f} s of speech in {row['parts']} parts, the first {row['first_seconds']:.2f} s"
         )
-        for key, note in notes.items():
-            interval = bootstrap(row[key])
-            name = "first_audio" + key.removeprefix("first") if key.startswith("first") else f"stream_{key}"
-            records.append(
-                Record(**provenance.model_dump(), study="stream", system=system, **fields_of(row["system"]),
-                       words=row["words"], metric=f"{name}_s", **interval.fields(), unit="s", n=len(row[key]),
-                       protocol=f"{note}; {about}; interval over repeats after a warm-up")
-            )  # fmt: skip
+        shared = {"study": "stream", "system": system, **row["fields"], "words": row["words"], "unit": "s"}
+        for key, (metric, note) in TIMES.items():
+            how = f"{note}; {about}; interval over repeats after a warm-up"
+            fields = {**shared, "metric": metric, "n": len(row[key]), "protocol": how}
+            records.append(provenance.record(bootstrap(row[key]), **fields))
     return records

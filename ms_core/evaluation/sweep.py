@@ -1,5 +1,4 @@
-"""The speed study: RTF by component against the length of the speech, on one and two threads, in fp32 and bf16; and how
-many tokens stay the same in another precision or runtime.
+"""The speed study: RTF by component against the length of the speech, on one and two threads, in fp32 and bf16.
 
 The paper gives two figures of speed (RTF 0.09 on an A100, about 0.8 to 1.0 on a phone) and says neither how long the
 speech was nor how time grows with it. Here every length, thread count, precision and number of decoding passes takes
@@ -10,8 +9,8 @@ import ctypes
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +18,12 @@ import numpy as np
 import torch
 
 from ms_core.config import DecodingConfig, parse
-from ms_core.evaluation.bench import bench_records, passage, reset_peak_rss, text_of_length, torch_threads
+from ms_core.evaluation.bench import passage, seconds_of, text_of_length, torch_threads
 from ms_core.evaluation.eval_set import PROMPT_SECONDS
-from ms_core.evaluation.records import Provenance, Record
+from ms_core.evaluation.parity import agreement, agreement_records
+from ms_core.evaluation.records import Provenance, Record, bootstrap
 from ms_core.export.runtime.memory import peak_rss_mb
-from ms_core.speaking.synthesizer import Synthesizer
 from ms_core.synthesis import MobileSpeech
-from ms_core.text import chunks, phonemise
 from ms_core.tokens import Voice
 
 SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)  # of speech, about
@@ -76,12 +74,19 @@ def in_precision(name: str) -> AbstractContextManager:
     return torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16")
 
 
-def _give_back_memory() -> None:
-    """Collect what nothing refers to and let the C library return free memory, where it can (glibc)."""
+def _forget_memory() -> bool:
+    """Collect what nothing refers to, let the C library return free memory (glibc), and begin a new record of the peak.
+
+    False where the kernel cannot set its record of the peak back.
+    """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def sweep(
@@ -104,21 +109,17 @@ def sweep(
         raise SweepError(f"{len(cells)} conditions, {repeats} repeats: give at least one of each")
     voice = tts.voice(prompt, prompt_text, PROMPT_SECONDS)
     texts = {seconds: text_of_length(tts, voice, seconds, seed) for seconds in {cell.seconds for cell in cells}}
-    results = {cell: {"total": [], "voice": [], "peak_rss_mb": [], "passes": None} for cell in cells}
+    results: dict[Cell, dict] = {cell: {"total": [], "voice": [], "peak_rss_mb": []} for cell in cells}
     for _ in range(repeats):
         enrolled: dict[tuple[int, str], float] = {}
         for cell, result in results.items():
+            key, steps, timings = (cell.threads, cell.precision), _steps(tts, cell), {}
             with torch_threads(cell.threads), in_precision(cell.precision):
-                if (key := (cell.threads, cell.precision)) not in enrolled:
-                    start = time.perf_counter()
-                    tts.voice(prompt, prompt_text, PROMPT_SECONDS)
-                    enrolled[key] = time.perf_counter() - start
-                steps = _steps(tts, cell)
-                _give_back_memory()
-                result["rss_was_reset"] = reset_peak_rss()
+                if key not in enrolled:
+                    enrolled[key] = seconds_of(lambda: tts.voice(prompt, prompt_text, PROMPT_SECONDS))
+                result["rss_was_reset"] = _forget_memory()
                 tts.synthesize(texts[cell.seconds], replace(voice), seed=seed, steps=steps)
                 result["peak_rss_mb"].append(peak_rss_mb())
-                timings: dict[str, float] = {}
                 fresh = replace(voice)
                 start = time.perf_counter()
                 wav = tts.synthesize(texts[cell.seconds], fresh, seed=seed, steps=steps, timings=timings)
@@ -138,67 +139,30 @@ def _steps(tts: MobileSpeech, cell: Cell) -> tuple[int, ...]:
 def sweep_records(
     tts: MobileSpeech, results: Mapping[Cell, dict[str, object]], provenance: Provenance, system: str
 ) -> list[Record]:
-    """Records of a `sweep`."""
+    """Records of a `sweep`: rtf_total, rtf_<part>, rtf_smd_pass, audio_seconds and peak_rss_mb."""
     records = []
     for cell, result in results.items():
         decoding = parse(DecodingConfig, {**tts.decoding.model_dump(), "steps": _steps(tts, cell)}, "steps")
         changes = {"threads": cell.threads, "steps": cell.passes, "config_hash": decoding.digest()}
         half = None if cell.precision == "fp32" else cell.precision
-        records += bench_records(result, provenance.model_copy(update=changes), system, cell.seconds, half)
+        audio, peaks = result["audio_seconds"], result["peak_rss_mb"]
+        note = "conditions in turns; peak memory apart from the time, what was free given back before"
+        note += f"; torch's autocast to {half}" if half else ""
+        timed = (
+            f"about {cell.seconds:g} s of speech ({audio:.2f} s) after a warm-up; rtf_total is text to waveform with "
+            f"the voice enrolled; rtf_voice is enrolment over the same audio; interval over repeats; {note}"
+        )
+        whole = "peak resident memory of the whole process" + " since the start of the bench" * result["rss_was_reset"]
+        series = {f"rtf_{k}": np.divide(v, audio) for k, v in result.items() if isinstance(v, list) and v is not peaks}
+        if result.get("passes") and "smd" in result:
+            series["rtf_smd_pass"] = series["rtf_smd"] / result["passes"]
+        rows = [(metric, values, timed) for metric, values in series.items()]
+        rows.append(("audio_seconds", [audio], f"of the text that was spoken; {note}"))
+        rows.append(("peak_rss_mb", peaks, f"{whole}; {note}"))
+        about = {"study": "bench", "system": system, "seconds": cell.seconds, "precision": half}
+        own = provenance.model_copy(update=changes)
+        records += [own.record(bootstrap(v), **about, metric=m, n=len(v), protocol=how) for m, v, how in rows]
     return records
-
-
-def agreement(
-    tts: Synthesizer,
-    other: Synthesizer,
-    texts: Sequence[str],
-    voice: Voice,
-    seed: int = 0,
-    within: Callable[[], AbstractContextManager] = nullcontext,
-) -> dict[str, list[float]]:
-    """Shares of tokens, by layer, in which another runtime, or the same `within` a precision, agrees with `tts`.
-
-    Of each text's first part, with the durations of `tts`. `forced`: the greedy choice when the tokens of the layers
-    below are given. `free`: the same seed, every pass on its own tokens, so that one difference brings others.
-    `durations`: of phones, by its own prediction.
-    """
-    forced, free, same = [], [], []
-    for text in texts:
-        phones = chunks(phonemise(text), other.chunk_phones)[0]
-        codes, frames = tts.generate(phones, voice, seed)  # (n, t)
-        greedy = _greedy(tts, phones, voice, codes, frames)
-        with within():
-            own = replace(voice)  # encoded anew
-            free.append(other.generate(phones, own, seed, durations=frames)[0] == codes)
-            same.append(np.array(other.predict_durations(phones, own)) == np.array(frames))
-            forced.append(_greedy(other, phones, own, codes, frames) == greedy)
-    return {
-        "forced": np.concatenate(forced, 1).mean(1).tolist(),
-        "free": np.concatenate(free, 1).mean(1).tolist(),
-        "durations": [float(np.concatenate(same).mean())],
-    }
-
-
-def _greedy(
-    system: Synthesizer, phones: Sequence[str], voice: Voice, codes: np.ndarray, frames: Sequence[int]
-) -> np.ndarray:
-    """The likeliest tokens (n, t) of each layer where `codes` of the layers below are given."""
-    options = {"steps": [1] * system.n_q, "durations": frames}
-    layers = range(system.n_q)
-    return np.stack([system.generate(phones, voice, **options, known=codes[:layer])[0][layer] for layer in layers])
-
-
-def agreement_records(shares: Mapping[str, Sequence[float]], texts: int, whose: str, **fields: object) -> list[Record]:
-    """Records of `agreement`; whose: tokens, in words; fields: of every record."""
-    common = {**fields, "study": "model", "unit": "fraction", "n": texts}
-    about = f"share of phones whose predicted frames equal {whose}"
-    records = [Record(**common, metric="duration_agreement", value=x, protocol=about) for x in shares["durations"]]
-    about = f"share equal to {whose} tokens"
-    return records + [
-        Record(**common, metric=f"token_agreement_{kind}", layer=layer, value=value, protocol=about)
-        for kind in ("forced", "free")
-        for layer, value in enumerate(shares[kind], start=1)
-    ]
 
 
 def precision_records(
@@ -208,5 +172,5 @@ def precision_records(
     begins = np.cumsum([0, *words])
     texts = [" ".join(passage(int(b) + n).split()[int(b) :]) for b, n in zip(begins, words, strict=False)]
     shares = agreement(tts, tts, texts, voice, within=lambda: in_precision("bf16"))
-    fields = {**provenance.model_dump(), "system": system, "precision": "bf16"}
-    return agreement_records(shares, len(texts), "fp32's (bf16 by torch's autocast)", **fields)
+    whose = "fp32's (bf16 by torch's autocast)"
+    return agreement_records(shares, len(texts), whose, provenance, system=system, precision="bf16")

@@ -5,7 +5,7 @@ The graphs are those of `ms_core.export.graphs`, as in the ONNX export. ExecuTor
 every length has a limit (`LIMITS`). ExecuTorch's Python runtime needs torch; on a phone its C++, Java or Swift runtime
 takes its place, and what `ms_core.export.runtime` does in numpy is to be written there. Both are our choice.
 
-`python -m ms_core.evaluation.parity` exports a model in both precisions and records how far they agree with PyTorch.
+`ms_core.evaluation.parity.compare` says how far an export agrees with PyTorch.
 """
 
 import copy
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ms_core.export.graphs import Graph, graphs
-from ms_core.export.onnx import LICENCE, SMALLEST_QUANTISED, ExportError, write_folder
+from ms_core.export.onnx import SMALLEST_QUANTISED, ExportError, write_folder
 from ms_core.export.runtime.manifest import MobileError
 from ms_core.export.runtime.runtime import MobileRuntime
 from ms_core.synthesis import MobileSpeech
@@ -78,18 +78,17 @@ def to_pte(graph: Graph, int8: bool = False) -> bytes:
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in LIMITS.items()}
-    shapes = {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in graph.axes.items()}
     # with oneDNN, torch asks whether a convolution is small enough for another kernel, and that answer becomes a limit
     with warnings.catch_warnings(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         warnings.simplefilter("ignore")
         module = to_int8(graph.module) if int8 else graph.module
         partitioners = [XnnpackDynamicallyQuantizedPartitioner()] * int8 + [XnnpackPartitioner()]
+        shapes = graph.dynamic_shapes(LIMITS)
         program = torch.export.export(module, (), kwargs=graph.inputs, dynamic_shapes=shapes, strict=False)
         lowered = to_edge_transform_and_lower(program, partitioner=partitioners).to_executorch()
     plan = lowered.executorch_program.execution_plan[0]
-    for (name, example), index in zip(graph.inputs.items(), plan.inputs, strict=True):
-        expected = [LIMITS.get(graph.axes[name].get(axis), length) for axis, length in enumerate(example.shape)]
+    for name, index in zip(graph.inputs, plan.inputs, strict=True):
+        expected = graph.shape(name, LIMITS)
         if plan.values[index].val.sizes != expected:  # lowering may narrow a length without a word
             raise ExportError(f"ExecuTorch allows {name} {plan.values[index].val.sizes}, not {expected}: a bug of ours")
     return lowered.buffer
@@ -99,7 +98,6 @@ def export_executorch(
     tts: MobileSpeech,
     folder: str | Path,
     provenance: Mapping[str, object] | None = None,
-    licence: str = LICENCE,
     int8: bool = False,
 ) -> Path:
     """Write the folder that `ExecutorchRuntime` reads, and return it; options and errors as in `onnx.export`.
@@ -112,15 +110,12 @@ def export_executorch(
         described = {}
         for name, graph in graphs(tts.model, tts.codec, tts.decoding.copy_sharpness).items():
             (temporary / f"{name}.pte").write_bytes(to_pte(graph, int8))
-            shape = {
-                k: [graph.axes[k].get(axis, length) for axis, length in enumerate(tensor.shape)]
-                for k, tensor in graph.inputs.items()
-            }
-            described[name] = {"inputs": [[k, shape[k]] for k in graph.inputs], "outputs": list(graph.outputs)}
+            inputs = [[key, graph.shape(key, {axis: axis for axis in LIMITS})] for key in graph.inputs]
+            described[name] = {"inputs": inputs, "outputs": list(graph.outputs)}
         precision = "int8" if int8 else "fp32"
         return {"precision": precision, "opset": 0, "runtime": "executorch", "graphs": described, "limits": LIMITS}
 
-    return write_folder(tts, folder, write, MADE_WITH, provenance, licence)
+    return write_folder(tts, folder, write, MADE_WITH, provenance)
 
 
 class Program:

@@ -8,7 +8,9 @@ They are the model's own forwards; what the decoder keeps of a voice goes from o
 and no output.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +71,9 @@ class PromptGraph(nn.Module):
         self.model = model
 
     def forward(
-        self,
-        codes: Tensor,
-        phones: Tensor,
-        index: Tensor,
-        position: Tensor,
-        states: Tensor,
+        self, codes: Tensor, phones: Tensor, index: Tensor, position: Tensor, states: Tensor,
         durations: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         prompt = self.model.prompt_states(codes, phones, Frames(index, position, None), states)
         cross = None if prompt.cross is None else torch.stack(prompt.cross)
         prefix = torch.stack([torch.stack(cache) for cache in prompt.prefix], 1) if prompt.prefix else None
@@ -93,15 +90,9 @@ class ConditionGraph(nn.Module):
         self.model = model
 
     def forward(
-        self,
-        states: Tensor,
-        index: Tensor,
-        position: Tensor,
-        prompt_mean: Tensor,
-        cross: Tensor | None = None,
-        copy_latents: Tensor | None = None,
-        content_keys: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
+        self, states: Tensor, index: Tensor, position: Tensor, prompt_mean: Tensor, cross: Tensor | None = None,
+        copy_latents: Tensor | None = None, content_keys: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         cross = None if cross is None else (cross[0], cross[1])
         copy = None if copy_latents is None else (None, copy_latents)
         prompt = PromptStates(None, prompt_mean, cross, (), copy, content_keys)
@@ -117,17 +108,10 @@ class SmdGraph(nn.Module):
         self.model, self.sharpness = model, sharpness
 
     def forward(
-        self,
-        text: Tensor,
-        codes: Tensor,
-        layer: Tensor,
-        frames: Tensor,
-        prefix: Tensor | None = None,
-        copy_keys: Tensor | None = None,
-        copy_latents: Tensor | None = None,
-        modulation: Tensor | None = None,
+        self, text: Tensor, codes: Tensor, layer: Tensor, frames: Tensor, prefix: Tensor | None = None,
+        copy_keys: Tensor | None = None, copy_latents: Tensor | None = None, modulation: Tensor | None = None,
         content_scores: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         smd = self.model.smd
         caches = () if prefix is None else tuple((prefix[0, i], prefix[1, i]) for i in range(len(smd.blocks)))
         copy = None if copy_latents is None else (copy_keys, copy_latents)
@@ -157,6 +141,15 @@ class Graph:
     inputs: dict[str, Tensor]
     axes: dict[str, dict[int, str]]
     outputs: tuple[str, ...]
+
+    def shape(self, name: str, lengths: Mapping[str, Any]) -> list:
+        """The shape of an input where each axis that may have any length has that of `lengths`."""
+        return [lengths.get(self.axes[name].get(i), size) for i, size in enumerate(self.inputs[name].shape)]
+
+    def dynamic_shapes(self, limits: Mapping[str, int]) -> dict[str, dict[int, Any]]:
+        """As torch.export takes them: every such axis may be from 1 to its limit."""
+        dims = {name: torch.export.Dim(name, min=1, max=limit) for name, limit in limits.items()}
+        return {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in self.axes.items()}
 
 
 def graphs(model: MobileSpeechModel, codec: MiniCodec, sharpness: float = 1.0) -> dict[str, Graph]:

@@ -12,7 +12,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from safetensors.numpy import save_file
 
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec
 from ms_core.detect.watermark import FILE, perth, save_encoder
-from ms_core.export.graphs import Graph, graphs
+from ms_core.export.graphs import ANY_LENGTH, Graph, graphs
 from ms_core.export.runtime.manifest import FORMAT, NAME, CodecConstants, Decoding, digest
 from ms_core.export.runtime.runtime import CONSTANTS, VECTORS
 from ms_core.synthesis import CHUNK_PHONES, MobileSpeech
@@ -45,15 +44,12 @@ class ExportError(ValueError):
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
     """A graph as ONNX of opset `OPSET`, the shared table external, without the exporter's notes on source lines."""
-    names = sorted({axis for axes in graph.axes.values() for axis in axes.values()})
-    dims = {name: torch.export.Dim(name, min=1, max=1 << 20) for name in names}
-    shapes = {k: {axis: dims[name] for axis, name in axes.items()} for k, axes in graph.axes.items()}
-    with _quiet():
+    with _quiet("torch.onnx"):
         program = torch.onnx.export(
             graph.module,
             kwargs=graph.inputs,
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=graph.dynamic_shapes(dict.fromkeys(ANY_LENGTH, 1 << 20)),
             opset_version=OPSET,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
@@ -70,9 +66,13 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings: about torchvision, which we lack, and axes that share a name, which is meant."""
-    logger = logging.getLogger("torch.onnx")
+def _quiet(name: str | None) -> Iterator[None]:
+    """Without warnings and what a logger says below an error.
+
+    The exporter's are of torchvision, which we lack, and of axes that share a name, which is meant; the quantiser
+    recommends a preprocessing that the exporter has done.
+    """
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -97,19 +97,9 @@ def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         onnx.save(proto, source)
-        level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done
-        try:
-            quantize_dynamic(
-                source,
-                target,
-                ["MatMul", "Gemm"],
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=small,
-            )
-        finally:
-            logging.getLogger().setLevel(level)
+        options = {"per_channel": True, "weight_type": QuantType.QInt8, "nodes_to_exclude": small}
+        with _quiet(None):
+            quantize_dynamic(source, target, ["MatMul", "Gemm"], **options)
         quantised = onnx.load(target)
     _half(quantised.graph)
     return quantised
@@ -170,7 +160,6 @@ def export(
     folder: str | Path,
     int8: bool = False,
     provenance: Mapping[str, object] | None = None,
-    licence: str = LICENCE,
     converted: Mapping[str, onnx.ModelProto] | None = None,
     watermark: bool = False,
 ) -> Path:
@@ -200,7 +189,7 @@ def export(
             save_encoder(temporary / FILE)
         return {"precision": "int8" if int8 else "fp32", "opset": OPSET}
 
-    return write_folder(tts, folder, write, ("torch", "onnx", "onnxruntime"), provenance, licence)
+    return write_folder(tts, folder, write, ("torch", "onnx", "onnxruntime"), provenance)
 
 
 def write_folder(
@@ -209,7 +198,6 @@ def write_folder(
     write: Callable[[Path], dict[str, object]],
     made_with: Sequence[str],
     provenance: Mapping[str, object] | None = None,
-    licence: str = LICENCE,
 ) -> Path:
     """An exported folder: graphs that `write` puts into the folder it is given, the codec's constants, a manifest.
 
@@ -238,12 +226,15 @@ def write_folder(
             "files": files,
             "language": tts.language,
             "phones": list(phone_table(tts.language)),
-            "codec": asdict(_constants(codec)),
-            "decoding": asdict(_decoding(tts)),
+            "codec": codec.config.model_dump(include=set(CodecConstants.__dataclass_fields__))
+            | {"mel_floor": MEL_FLOOR},
+            "decoding": tts.decoding.model_dump(
+                include=set(Decoding.__dataclass_fields__)
+            ),  # the rest is in the graphs
             "chunk_phones": CHUNK_PHONES,
             "token_digest": codec.token_digest,
             "checkpoint_sha256": tts.checkpoint,
-            "licence": licence,
+            "licence": LICENCE,
             "provenance": {**(provenance or {}), "made_with": {k: version(k) for k in made_with}},
         }
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -287,13 +278,3 @@ def _check_codec(tts: MobileSpeech) -> None:
         raise ExportError(f"a codec of kind {tts.codec.config.kind!r} cannot be exported: only 'mini' can")
     if tts.model.speaker is not None:
         raise ExportError(f"speaker={tts.model.config.speaker!r} cannot be exported: only 'none' and 'pooled' can")
-
-
-def _decoding(tts: MobileSpeech) -> Decoding:
-    """What the runtime has to know of the decoding; `copy_sharpness` is in the graphs."""
-    return Decoding(**tts.decoding.model_dump(include=set(Decoding.__dataclass_fields__)))
-
-
-def _constants(codec: MiniCodec) -> CodecConstants:
-    shared = codec.config.model_dump(include=set(CodecConstants.__dataclass_fields__))
-    return CodecConstants(**shared, mel_floor=MEL_FLOOR)

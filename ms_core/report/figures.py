@@ -7,9 +7,9 @@ records give equal bytes on one installation. Every function returns a matplotli
 import json
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,31 +17,9 @@ from ms_core import paths
 from ms_core.evaluation import run_history
 from ms_core.evaluation.records import CLEAN, MILESTONES, Record, read_records
 from ms_core.evaluation.run_history import Milestone
-from ms_core.report import speed
+from ms_core.report import speed, style
 from ms_core.report.listening import SCALES
-from ms_core.report.style import (
-    BLUE,
-    CYCLE,
-    DASHES,
-    FORMATS,
-    GREY,
-    INTERVAL,
-    ORANGE,
-    STYLE,
-    WIDE,
-    caption,
-    counted,
-    ends,
-    estimate_lines,
-    estimate_rows,
-    label,
-    labels_of,
-    name_lines,
-    place_name,
-    quality_of,
-    save,
-    subplots,
-)
+from ms_core.report.style import BLUE, FIGURES, GREY, INTERVAL, ORANGE, WIDE, caption, counted, figure_of, styled
 from ms_core.report.tables import QUALITY, STUDY_TITLES, ReportError
 
 EDITS = {
@@ -67,42 +45,37 @@ LOSSES["pitch"] = "error of log F0"
 
 def metric_dots(records: Sequence[Record], split: str, metrics: Sequence[str] = SHOWN) -> Figure:
     """Dot plot with intervals: a panel a metric, a row a system. Raises ValueError where nothing was measured."""
-    found = quality_of(records, split)
+    found = style.quality_of(records, split)
     shown = [r for r in found.values() if r.metric in metrics and not r.steps]
     if not shown:
         raise ValueError(f"no record of {', '.join(QUALITY)} on split {split!r}: evaluate it first")
     systems = {r.name: r.system for r in shown}
     rows = [
         (title, systems[name], {m: r for (s, m), r in found.items() if s == name})
-        for name, title in labels_of(shown).items()
+        for name, title in style.labels_of(shown).items()
     ]
-    figure = estimate_rows(rows, {m: QUALITY[m][0] for m in metrics}, columns=2 if len(metrics) == 4 else 3)
-    caption(figure, place_name(split), counted(shown), INTERVAL)
+    figure = style.estimate_rows(rows, {m: QUALITY[m][0] for m in metrics}, columns=2 if len(metrics) == 4 else 3)
+    caption(figure, style.place_name(split), counted(shown), INTERVAL)
     return figure
 
 
 def _word_bars(records: Sequence[Record], split: str) -> list[tuple[str, dict[str, Record]]]:
     """(label, metric -> record) of what `word_errors` draws: systems, or the kinds of hard texts after all of them."""
-    found = {one: quality_of(records, one) for one in ([split] if split != HARD else _hard_kinds(records))}
-    told = [r for table in found.values() for r in table.values() if r.metric == "wer_sub" and not r.steps]
-    systems, bars = labels_of(told), []
+    hard = split == HARD  # kinds that are sums of others are left out
+    places = sorted({r.place for r in records if r.study == HARD and r.kind != WHOLE}) if hard else [split]
+    found = [style.quality_of(records, place) for place in places]
+    told = [r for table in found for r in table.values() if r.metric == "wer_sub" and not r.steps]
+    systems, bars = style.labels_of(told), []
     for system, title in systems.items():
-        for table in found.values():
-            metrics = {m: r for (s, m), r in table.items() if s == system}
-            if split == HARD and metrics:
-                kind = next(iter(metrics.values())).kind
+        for metrics in ({m: r for (s, m), r in table.items() if s == system} for table in found):
+            if "wer_sub" in metrics:
+                kind = metrics["wer_sub"].kind
                 name = KIND_NAMES.get(kind, (kind or "").replace("-", " "))
-                bars.append((name if len(systems) == 1 else f"{title}: {name}", metrics))
-            else:
-                bars.append((title, metrics))
-    return [(name, metrics) for name, metrics in bars if "wer_sub" in metrics]
+                bars.append((title if not hard else name if len(systems) == 1 else f"{title}: {name}", metrics))
+    return bars
 
 
-def _hard_kinds(records: Sequence[Record]) -> list[str]:
-    """Places of the hard texts: all of them, then the kinds that are no sum of others."""
-    return sorted({r.place for r in records if r.study == HARD and r.kind != WHOLE})
-
-
+@styled
 def word_errors(records: Sequence[Record], split: str) -> Figure:
     """Bars of words substituted, deleted and inserted, which add up to WER, with its interval; a row a system.
 
@@ -111,31 +84,30 @@ def word_errors(records: Sequence[Record], split: str) -> Figure:
     bars = _word_bars(records, split)
     if not bars:
         raise ValueError(f"no record of {', '.join(EDITS)} on split {split!r}: evaluate it first")
-    figure, (axis,) = subplots(1, 1, 0.75 * WIDE, 0.9 + 0.2 * len(bars))
-    with mpl.rc_context(STYLE):
-        for row, (_, found) in enumerate(bars):
-            left = 0.0
-            for metric, (name, colour, hatch) in EDITS.items():
-                value = found[metric].value
-                style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "height": 0.7}
-                axis.barh(row, value, left=left, label=name if row == 0 else None, **style)
-                left += value
-            axis.hlines(row, *ends(found["wer"]), color="black", linewidth=1)
-        axis.set_yticks(range(len(bars)), [f"{name} (n = {found['wer'].n})" for name, found in bars])
-        axis.set_ylim(len(bars) - 0.4, -0.6)
-        axis.set_xlim(left=0)
-        axis.tick_params(axis="y", length=0)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel("errors a word")
-        figure.legend(loc="outside upper right", ncols=len(EDITS))
-        what = "texts" if split == HARD else "utterances"
-        caption(figure, f"{place_name(split)}, n = {what}", "lines: 95 % bootstrap interval of WER, the sum")
+    figure, (axis,) = style.subplots(1, 1, 0.75 * WIDE, 0.9 + 0.2 * len(bars))
+    for row, (_, found) in enumerate(bars):
+        left = 0.0
+        for metric, (name, colour, hatch) in EDITS.items():
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0, "height": 0.7}
+            axis.barh(row, found[metric].value, left=left, label=name if row == 0 else None, **look)
+            left += found[metric].value
+        axis.hlines(row, *style.ends(found["wer"]), color="black", linewidth=1)
+    axis.set_yticks(range(len(bars)), [f"{name} (n = {found['wer'].n})" for name, found in bars])
+    axis.set_ylim(len(bars) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("errors a word")
+    figure.legend(loc="outside upper right", ncols=len(EDITS))
+    what = "texts" if split == HARD else "utterances"
+    caption(figure, f"{style.place_name(split)}, n = {what}", "lines: 95 % bootstrap interval of WER, the sum")
     return figure
 
 
+@styled
 def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
     """WER, SIM and more against the noise on the prompt, or against its length. Raises ValueError without records."""
-    table = quality_of(records, split)
+    table = style.quality_of(records, split)
     if not table:
         raise ValueError(f"no record of a condition on split {split!r}: evaluate it first")
     first = min(r.system for r in table.values())
@@ -145,30 +117,27 @@ def prompt_conditions(records: Sequence[Record], split: str) -> Figure:
             found.setdefault(name, {})[metric] = record
     noises = sorted({r.condition or "" for r in table.values() if r.snr_db is not None})
     panels = {m: t for m, t in PANELS.items() if any(m in f for f in found.values()) and (noises or m in QUALITY)}
-    figure, axes = subplots(1, len(panels), WIDE, 2.2)
-    with mpl.rc_context(STYLE):
-        for axis, (metric, title) in zip(axes, panels.items(), strict=True):
-            if noises:
-                _against_noise(axis, found, metric, noises)
-            else:
-                known = sorted((f["prompt_seconds"].value, f[metric]) for f in found.values() if metric in f)
-                estimate_lines(axis, {"": known})
-                axis.set_xlim(left=0)
-                axis.set_xlabel("mean length of the prompt, s")
-            axis.set_title(title)
-            axis.margins(y=0.12)
-            if metric in ("wer", "enrolment_refused"):
-                axis.set_ylim(bottom=0)
+    figure, axes = style.subplots(1, len(panels), WIDE, 2.2)
+    for axis, (metric, title) in zip(axes, panels.items(), strict=True):
         if noises:
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(noises))
-        told = [r for f in found.values() for m, r in f.items() if m in panels]
-        fewest, most = min(r.n for r in told), max(r.n for r in told)
-        refused = f"of these, down to {fewest} where prompts were refused, and no point where all were"
-        plain = told[0].model_copy(update={"condition": None, "snr_db": None})
-        where = f"{label(plain)}, {place_name(plain.split)}"
-        caption(
-            figure, where, f"n = {most} utterances", refused * (fewest < most), INTERVAL, "dotted: clean" * bool(noises)
-        )
+            _against_noise(axis, found, metric, noises)
+        else:
+            known = sorted((f["prompt_seconds"].value, f[metric]) for f in found.values() if metric in f)
+            style.estimate_lines(axis, {"": known})
+            axis.set_xlim(left=0)
+            axis.set_xlabel("mean length of the prompt, s")
+        axis.set_title(title)
+        axis.margins(y=0.12)
+        if metric in ("wer", "enrolment_refused"):
+            axis.set_ylim(bottom=0)
+    if noises:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(noises))
+    told = [r for f in found.values() for m, r in f.items() if m in panels]
+    fewest, most = min(r.n for r in told), max(r.n for r in told)
+    refused = f"of these, down to {fewest} where prompts were refused, and no point where all were"
+    plain = told[0].model_copy(update={"condition": None, "snr_db": None})
+    about = f"{style.label(plain)}, {style.place_name(plain.split)}", f"n = {most} utterances"
+    caption(figure, *about, refused * (fewest < most), INTERVAL, "dotted: clean" * bool(noises))
     return figure
 
 
@@ -179,34 +148,34 @@ def _against_noise(axis: Axes, found: dict[str, dict[str, Record]], metric: str,
     known = {(r.condition, r.snr_db): r for r in told if r.metric == metric}
     if clean := known.get((CLEAN, None)):
         axis.axhline(clean.value, color=GREY, linewidth=0.9, linestyle=":")
-        axis.axhspan(*ends(clean), color=GREY, alpha=0.15, linewidth=0)
+        axis.axhspan(*style.ends(clean), color=GREY, alpha=0.15, linewidth=0)
     lines = {}
     for index, noise in enumerate(noises):
         at = [(i + 0.06 * (2 * index - 1), known.get((noise, level))) for i, level in enumerate(levels)]  # side by side
         lines[noise] = [(x, record) for x, record in at if record]
-    estimate_lines(axis, {noise: points for noise, points in lines.items() if points})
+    style.estimate_lines(axis, {noise: points for noise, points in lines.items() if points})
     axis.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
     axis.set_xlim(-0.5, len(levels) - 0.5)
     axis.set_xlabel("SNR of the prompt, dB")
 
 
-def codec_layers(records: Sequence[Record]) -> Figure:
+@figure_of(
+    "codec-layers",
+    lambda records: sorted((r for r in records if r.study == "codec" and r.metric in LAYERS), key=lambda r: r.layer),
+    f"no record of {', '.join(LAYERS)}: run notebook 2 first",
+)
+@styled
+def codec_layers(told: Sequence[Record]) -> Figure:
     """Use of the codebooks, and what each layer leaves over. Raises ValueError without a record."""
-    told = sorted((r for r in records if r.study == "codec" and r.metric in LAYERS), key=lambda r: r.layer)
-    if not told:
-        raise ValueError(f"no record of {', '.join(LAYERS)}: run notebook 2 first")
-    panels = {m: [(r.layer, r) for r in told if r.metric == m] for m in LAYERS}
-    panels = {m: points for m, points in panels.items() if points}
-    figure, axes = subplots(1, len(panels), WIDE, 2.0)
-    with mpl.rc_context(STYLE):
-        for axis, (metric, points) in zip(axes, panels.items(), strict=True):
-            title, about = LAYERS[metric]
-            estimate_lines(axis, {"": points})
-            axis.set_xticks([layer for layer, _ in points])
-            axis.set_ylim(0, 1.1 * max(r.value for _, r in points))
-            axis.set_title(title)
-            axis.set_xlabel(about)
-        caption(figure, place_name(told[0].split), counted(told, "frames"))
+    panels = {m: points for m in LAYERS if (points := [(r.layer, r) for r in told if r.metric == m])}
+    figure, axes = style.subplots(1, len(panels), WIDE, 2.0)
+    for axis, (metric, points) in zip(axes, panels.items(), strict=True):
+        title, about = LAYERS[metric]
+        style.estimate_lines(axis, {"": points})
+        axis.set_xticks([layer for layer, _ in points])
+        axis.set(ylim=(0, 1.1 * max(r.value for _, r in points)), xlabel=about)
+        axis.set_title(title)
+    caption(figure, style.place_name(told[0].split), counted(told, "frames"))
     return figure
 
 
@@ -234,6 +203,7 @@ def _series(rows: Sequence[dict], split: str, key: str) -> tuple[list[float], li
     return [x for x, _ in points], [y for _, y in points]
 
 
+@styled
 def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) -> Figure:
     """Losses of train and dev, and dev cross-entropy and accuracy of some codec layers where logged, against steps.
 
@@ -244,25 +214,25 @@ def training_curves(rows: Sequence[dict], layers: Sequence[int] = (1, 2, 4, 8)) 
     by_layer = "dev" if len(_series(rows, "dev", f"ce_{layers[0]}")[0]) > 1 else "train"  # where there are curves
     for name, key in (("cross-entropy", "ce"), ("accuracy", "acc")):
         wanted += [(f"{name} by layer, {by_layer}", [(by_layer, f"{key}_{j}") for j in layers])]
-    panels = [(title, [w for w in lines if _series(rows, *w)[0]]) for title, lines in wanted]
-    panels = [(title, lines) for title, lines in panels if lines]
+    panels = [(title, kept) for title, lines in wanted if (kept := [line for line in lines if _series(rows, *line)[0]])]
     if not panels:
         raise ValueError('no row of the log has "split": "train" or "dev" with a "loss": nothing to draw')
-    figure, axes = subplots(1, len(panels), WIDE, 2.2)
-    joined = [r["step"] for r in rows if spectral and r["split"] == "train" and "adversarial" not in r]
-    with mpl.rc_context(STYLE):
-        for axis, (title, lines) in zip(axes, panels, strict=True):
-            for i, (split, key) in enumerate(lines):
-                x, y = _series(rows, split, key)
-                name = split if key in LOSSES else f"layer {key.split('_')[1]}"
-                axis.plot(x, y, color=CYCLE[i], linestyle=DASHES[i], marker="." if len(x) < 30 else "", label=name)
-            if joined and joined[-1] < rows[-1]["step"]:
-                axis.axvline(joined[-1], color=GREY, linestyle="--", linewidth=0.8)
-            axis.set_title(title)
-            axis.set_xlabel("step")
-            name_lines(axis)
-        minutes = f"one training of {rows[-1]['seconds'] / 60:.0f} minutes" if "seconds" in rows[-1] else ""
-        caption(figure, minutes, "dashed: discriminators join" * bool(joined and joined[-1] < rows[-1]["step"]))
+    figure, axes = style.subplots(1, len(panels), WIDE, 2.2)
+    alone = [r["step"] for r in rows if spectral and r["split"] == "train" and "adversarial" not in r]
+    joined = alone[-1] if alone and alone[-1] < rows[-1]["step"] else None
+    for axis, (title, lines) in zip(axes, panels, strict=True):
+        for i, (split, key) in enumerate(lines):
+            x, y = _series(rows, split, key)
+            name = split if key in LOSSES else f"layer {key.split('_')[1]}"
+            look = {"color": style.CYCLE[i], "linestyle": style.DASHES[i], "marker": "." if len(x) < 30 else ""}
+            axis.plot(x, y, label=name, **look)
+        if joined is not None:
+            axis.axvline(joined, color=GREY, linestyle="--", linewidth=0.8)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        style.name_lines(axis)
+    minutes = f"one training of {rows[-1]['seconds'] / 60:.0f} minutes" if "seconds" in rows[-1] else ""
+    caption(figure, minutes, "dashed: discriminators join" * (joined is not None))
     return figure
 
 
@@ -270,46 +240,41 @@ def milestones_in_order(rows: Sequence[Milestone]) -> Figure:
     """WER, SIM and DistillMOS of a preset's milestones, the newest last. Raises ValueError without a row."""
     if not rows:
         raise ValueError("no milestone: evaluate a model with --milestone first")
-    common = {"study": "quality", "preset": "-", "device": "-", "system": "mobilespeech-", "metric": "-", "unit": "-"}
+
+    def record(n: int, value: float, low: float, high: float) -> Record:
+        return Record.model_construct(n=n, value=value, ci_low=low, ci_high=high)
+
     told = [
         (
             textwrap.fill(row.note, 46),
             "mobilespeech-",
-            {
-                m: Record.model_construct(**common, n=row.n, value=value, ci_low=low, ci_high=high)
-                for m in run_history.METRICS
-                for value, low, high in [getattr(row, m)]
-            },
+            {m: record(row.n, *getattr(row, m)) for m in run_history.METRICS},
         )
         for row in sorted(rows, key=lambda row: (row.date, row.hours))
     ]
-    figure = estimate_rows(told, {m: QUALITY[m][0] for m in run_history.METRICS})
-    sizes, splits = sorted({row.n for row in rows}), ", ".join(map(place_name, sorted({row.split for row in rows})))
-    caption(figure, splits, f"n = {'/'.join(map(str, sizes))} utterances", INTERVAL, "oldest model first")
+    figure = style.estimate_rows(told, {m: QUALITY[m][0] for m in run_history.METRICS})
+    splits = ", ".join(map(style.place_name, sorted({row.split for row in rows})))
+    caption(figure, splits, counted(rows), INTERVAL, "oldest model first")
     return figure
 
 
-def ablations(records: Sequence[Record]) -> Figure:
-    """Differences of variants to their control: a row a variant, a panel a metric. Raises ValueError without one."""
-    told = [
+@figure_of(
+    "ablations",
+    lambda records: [
         r for r in records if r.study == "ablations" and r.pair_with and r.layer is None and r.metric in DIFFERENCES
-    ]
-    if not told:
-        raise ValueError("no paired difference of an ablation: run notebook 5 first")
+    ],
+    "no paired difference of an ablation: run notebook 5 first",
+)
+def ablations(told: Sequence[Record]) -> Figure:
+    """Differences of variants to their control: a row a variant, a panel a metric. Raises ValueError without one."""
     found: dict[str, dict[str, Record]] = {}
     for r in told:
         found.setdefault(f"{r.condition} less {r.pair_with.removeprefix(r.system).lstrip('-')}", {})[r.metric] = r
-    figure = estimate_rows([(name, "mobilespeech-", metrics) for name, metrics in found.items()], DIFFERENCES)
+    figure = style.estimate_rows([(name, "mobilespeech-", metrics) for name, metrics in found.items()], DIFFERENCES)
     for axis in figure.axes:
         axis.axvline(0, color=ORANGE, linewidth=0.8)
-    caption(
-        figure,
-        "paired differences to the control",
-        place_name(told[0].split),
-        counted(told),
-        INTERVAL,
-        "one training each",
-    )
+    about = "paired differences to the control", style.place_name(told[0].split), counted(told)
+    caption(figure, *about, INTERVAL, "one training each")
     return figure
 
 
@@ -320,31 +285,27 @@ def figures(preset: str, results: Path | None = None) -> dict[str, Callable[[], 
     drawn: dict[str, Callable[[], Figure]] = {}
     opinions = tuple(scale.key for scale in SCALES)
     for split in sorted({r.place for r in records if r.metric in opinions}):
-        drawn[f"listening-{split}"] = lambda split=split: metric_dots(records, split, opinions)
-    judged = set(QUALITY) - set(opinions)
+        drawn[f"listening-{split}"] = partial(metric_dots, records, split, opinions)
     apart = ("bench", "ablations", "decoding", *STUDY_TITLES)
-    plain = {r.place for r in records if r.metric in judged and r.study not in apart}
+    plain = {r.place for r in records if r.metric in set(QUALITY) - set(opinions) and r.study not in apart}
     for split in sorted(plain):
         if any(r.place == split and r.metric in SHOWN and not r.steps for r in records):  # else passes alone
-            shown = CODEC if split.endswith("-codec") else SHOWN
-            drawn[f"metrics-{split}"] = lambda split=split, shown=shown: metric_dots(records, split, shown)
+            drawn[f"metrics-{split}"] = partial(
+                metric_dots, records, split, CODEC if split.endswith("-codec") else SHOWN
+            )
         if len(speed.judged_speed(records, split, preset)) > 1:
-            drawn[f"quality-speed-{split}"] = lambda split=split: speed.quality_speed(records, split, preset)
+            drawn[f"quality-speed-{split}"] = partial(speed.quality_speed, records, split, preset)
     for split in sorted({r.place for r in records if r.metric == "wer_sub"} & (plain | {HARD})):
-        drawn[f"word-errors-{split}"] = lambda split=split: word_errors(records, split)
+        drawn[f"word-errors-{split}"] = partial(word_errors, records, split)
     for split in sorted({r.place for r in records if r.study in ("noisy-prompts", "prompt-lengths")}):
-        drawn[f"robustness-{split}"] = lambda split=split: prompt_conditions(records, split)
-    if any(r.study == "codec" and r.metric in LAYERS for r in records):
-        drawn["codec-layers"] = lambda: codec_layers(records)
-    if any(r.study == "ablations" and r.pair_with for r in records):
-        drawn["ablations"] = lambda: ablations(records)
+        drawn[f"robustness-{split}"] = partial(prompt_conditions, records, split)
+    drawn |= {name: partial(drawing, records) for name, (select, drawing) in FIGURES.items() if select(records)}
     if milestones := run_history.read(results / MILESTONES):
-        drawn["milestones"] = lambda: milestones_in_order(milestones)
-    drawn |= {name: lambda draw=draw: draw(records) for name, draw in speed.drawable(records).items()}
+        drawn["milestones"] = partial(milestones_in_order, milestones)
     for log in sorted(results.glob("train-*.jsonl")):
         rows = read_log(log)
         if not any("trial" in row for row in rows):  # a file of several short runs
-            drawn[log.stem] = lambda rows=rows: training_curves(rows)
+            drawn[log.stem] = partial(training_curves, rows)
     return drawn
 
 
@@ -361,13 +322,13 @@ def draw(
     name or form, and where there is nothing to draw.
     """
     folder, possible = Path(folder or paths.figures(preset)), figures(preset, results)
-    if form not in FORMATS:
-        raise ReportError(f"figures of form {form!r}: choose one of {', '.join(FORMATS)}")
+    if form not in style.FORMATS:
+        raise ReportError(f"figures of form {form!r}: choose one of {', '.join(style.FORMATS)}")
     if unknown := [name for name in names if name not in possible]:
         raise ReportError(f"no figure {', '.join(unknown)} of {preset}: choose among {', '.join(possible) or 'none'}")
     if not possible:
         raise ReportError(f"no record to draw in {results or paths.results(preset)}: measure first, or give --home")
-    written = [save(possible[name](), folder, name, form) for name in names or possible]
+    written = [style.save(possible[name](), folder, name, form) for name in names or possible]
     for orphan in () if names else set(folder.glob(f"*.{form}")) - set(written):
         orphan.unlink()
     return written

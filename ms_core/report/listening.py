@@ -7,13 +7,13 @@ Put the key (`*.key.json`) and the listeners' files (`*.json`) into `results/<pr
 `results/<preset>/listening.json` of them, which tables and figures read like any other records.
 """
 
-import statistics
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ms_core.evaluation.records import Record, Subject, bootstrap, unit_of, write_records
+from ms_core.evaluation.records import Record, Subject, bootstrap, write_records
 
 KEY_FORMAT, RATINGS_FORMAT = "ms-core-listening-key-1", "ms-core-listening-ratings-1"
 MARKS = ("bad", "poor", "fair", "good", "excellent")  # 1 to 5, ITU-T P.800
@@ -114,40 +114,33 @@ def _read(path: Path, model: type[_Model]) -> _Model:
         raise ListeningError(f"{path}: not a file of a listening test ({'; '.join(problems[:3])}{more})") from None
 
 
-def _check(path: Path, ratings: Ratings, key: Key) -> None:
-    """Every clip of the page, each once, and nothing else."""
-    names = [rating.clip for rating in ratings.ratings]
-    if unknown := set(names) - set(key.clips):
-        raise ListeningError(f"{path}: clip {min(unknown)} is not on page {key.page[:12]}")
-    if len(set(names)) < len(names):
-        raise ListeningError(f"{path}: {len(names) - len(set(names))} clips are rated twice: each may stand once")
-    if missing := len(key.clips) - len(names):
-        raise ListeningError(f"{path}: {missing} of {len(key.clips)} clips are not rated: only whole tests count")
-
-
 def read_ratings(folder: Path) -> list[tuple[Key, list[Ratings]]]:
     """The keys (`*.key.json`) of a folder, by split, each with its listeners' files (the other `*.json`).
 
     An absent folder holds nothing. Raises ListeningError for a file that is too large, not of a test, incomplete, of a
     page without a key, or given twice, and for two tests of one split.
     """
-    folder = Path(folder)
-    files = sorted(folder.glob("*.json"))
+    files, keys, listeners = sorted(Path(folder).glob("*.json")), {}, {}
     if len(files) > MAX_FILES:
         raise ListeningError(f"{folder}: {len(files)} files, at most {MAX_FILES} are read")
-    keys: dict[str, Key] = {}
     for path in (path for path in files if path.name.endswith(".key.json")):
         key = _read(path, Key)
         if key.split in {other.split for other in keys.values()}:
             raise ListeningError(f"{path}: another test of split {key.split!r} lies there: keep one")
-        keys[key.page] = key
-    listeners: dict[str, dict[str, Ratings]] = {page: {} for page in keys}
+        keys[key.page], listeners[key.page] = key, {}
     for path in (path for path in files if not path.name.endswith(".key.json")):
         ratings = _read(path, Ratings)
+        page, clips = ratings.page[:12], [rating.clip for rating in ratings.ratings]
         if ratings.page not in keys:
             known = ", ".join(page[:12] for page in keys) or "none"
-            raise ListeningError(f"{path}: of page {ratings.page[:12]}, whose key is not there; keys of pages: {known}")
-        _check(path, ratings, keys[ratings.page])
+            raise ListeningError(f"{path}: of page {page}, whose key is not there; keys of pages: {known}")
+        wanted = keys[ratings.page].clips
+        if unknown := set(clips) - set(wanted):
+            raise ListeningError(f"{path}: clip {min(unknown)} is not on page {page}")
+        if twice := len(clips) - len(set(clips)):
+            raise ListeningError(f"{path}: {twice} clips are rated twice: each may stand once")
+        if missing := len(wanted) - len(clips):
+            raise ListeningError(f"{path}: {missing} of {len(wanted)} clips are not rated: only whole tests count")
         if ratings.listener in listeners[ratings.page]:
             raise ListeningError(f"{path}: listener {ratings.listener} is there twice: keep one file")
         listeners[ratings.page][ratings.listener] = ratings
@@ -163,33 +156,24 @@ def records(folder: Path) -> list[Record]:
     Raises as `read_ratings`.
     """
     rows = []
-    for key, listeners in read_ratings(folder):
-        if not listeners:
-            continue
-        marks: dict[str, list[Rating]] = {clip: [] for clip in key.clips}
-        for listener in listeners:
-            for rating in listener.ratings:
-                marks[rating.clip].append(rating)
-        columns: dict[tuple[str, str], list[float]] = {}  # means of the utterances, in equal order for all systems
-        for clip, behind in sorted(key.clips.items(), key=lambda entry: entry[1].utt):
-            for scale in SCALES:
-                mean = statistics.fmean(getattr(rating, scale.key) for rating in marks[clip])
-                columns.setdefault((behind.system, scale.key), []).append(mean)
+    for key, listeners in [(key, listeners) for key, listeners in read_ratings(folder) if listeners]:
+        marks = [dict(key.clips[one.clip]) | dict(one) for listener in listeners for one in listener.ratings]
+        means = pd.DataFrame(marks).groupby(["system", "utt"])[[scale.key for scale in SCALES]].mean()
         ceiling = next((s for s in ("ground-truth-codec", "ground-truth") if s in key.systems), None)
-        date = max(listener.finished for listener in listeners)[:10]
-        protocol = (
+        about = (
             f"blind listening test, page {key.page[:12]}: {len(listeners)} listeners, each with an order of their own; "
             "marks 1 to 5; interval over utterances, not over listeners"
         )
-        for (system, metric), values in columns.items():
-            shared = {**key.systems[system].model_dump(), "date": date, "metric": metric, "unit": unit_of(metric)}
-            shared |= {"n": len(values), "study": "listening", "split": key.split}
-            shared |= {"evaluators": {"listeners": str(len(listeners))}}
-            rows.append(Record(**shared, **bootstrap(values).fields(), protocol=protocol))
+        fields = {"date": max(listener.finished for listener in listeners)[:10], "study": "listening"}
+        fields |= {"split": key.split, "evaluators": {"listeners": str(len(listeners))}}
+        for system, metric in ((system, scale.key) for system in key.systems for scale in SCALES):
+            values, made = means.loc[system][metric].tolist(), key.systems[system]
+            fields |= {"n": len(values), "metric": metric, "system": made.system}
+            rows.append(made.record(bootstrap(values), **fields, protocol=about))
             if ceiling not in (None, system):
-                difference = bootstrap(values, minus=(columns[ceiling, metric], None))
-                about = f"{protocol}; paired difference"
-                rows.append(Record(**shared, **difference.fields(), protocol=about, pair_with=ceiling))
+                difference = bootstrap(values, minus=(means.loc[ceiling][metric].tolist(), None))
+                pair = {"protocol": f"{about}; paired difference", "pair_with": ceiling}
+                rows.append(made.record(difference, **fields, **pair))
     return sorted(rows, key=lambda record: record.key)
 
 

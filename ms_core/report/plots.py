@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ms_core.codec.spectral import stft
-from ms_core.report.style import BLUE, GREY, ORANGE, STYLE
+from ms_core.report.style import GREY, ORANGE, STYLE, subplots
 
 SHADES = "magma"  # of spectrograms
 WINDOW, HOP = 0.032, 0.008  # seconds, of the spectrograms drawn here
@@ -25,18 +25,11 @@ FIRST_LAYER, OTHER_LAYERS = "#eadcf4", "#bccfee"  # of known tokens, the colours
 
 
 def canvas(
-    rows: int = 1,
-    columns: int = 1,
-    width: float = 7.2,
-    height: float = 2.4,
-    heights: Sequence[float] | None = None,
+    rows: int = 1, columns: int = 1, width: float = 7.2, height: float = 2.4, heights: Sequence[float] | None = None,
     **options,
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A figure of `width` by `height` inches and its axes, row by row; `heights` are the rows' relative ones."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights, **options)
-    return figure, axes.ravel().tolist()
+    return subplots(rows, columns, width, height, height_ratios=heights, **options)
 
 
 def show(figure: Figure):
@@ -54,16 +47,6 @@ def play(wav: Float[np.ndarray, " l"], sample_rate: int):
     from IPython.display import Audio
 
     return Audio(np.clip(wav, -1, 1), rate=sample_rate, normalize=False)
-
-
-def waveform(axis: Axes, wav: Float[np.ndarray, " l"], sample_rate: int) -> None:
-    """Samples against seconds."""
-    axis.plot(np.arange(len(wav)) / sample_rate, wav, color=BLUE, linewidth=0.4)
-    axis.set_xlim(0, len(wav) / sample_rate)
-    limit = 1.1 * float(np.abs(wav).max()) or 1.0
-    axis.set_ylim(-limit, limit)
-    axis.set_ylabel("sample")
-    axis.grid(False)
 
 
 def levels(
@@ -102,13 +85,6 @@ def phones(axis: Axes, symbols: Sequence[str], ends: Sequence[float]) -> None:
     axis.grid(False)
 
 
-def heat(axis: Axes, values: Float[np.ndarray, "r c"], shades: str = SHADES, **options):
-    """A matrix as an image, its first row at the bottom; returns the image, for a colour bar."""
-    image = axis.imshow(values, origin="lower", aspect="auto", cmap=shades, interpolation="nearest", **options)
-    axis.grid(False)
-    return image
-
-
 def token_grid(
     axis: Axes, grid: Int[np.ndarray, "n t"], mask_id: int, predicted: Bool[np.ndarray, "n t"] | None = None
 ) -> None:
@@ -135,31 +111,3 @@ def token_grid(
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.grid(False)
-
-
-def filling(axis: Axes, passes: Float[np.ndarray, "n t"], last: int):
-    """The pass in which each token was fixed, layer 1 on top; NaN is not yet known. Returns the image."""
-    layers, frames = passes.shape
-    shades = mpl.colormaps["viridis"].with_extremes(bad="#e9e9e9")
-    image = axis.imshow(
-        np.ma.masked_invalid(passes), aspect="auto", cmap=shades, vmin=1, vmax=last, interpolation="nearest",
-        extent=(0, frames, layers + 0.5, 0.5),
-    )  # fmt: skip
-    axis.set_yticks([1, layers])
-    axis.set_ylabel("layer")
-    axis.grid(False)
-    return image
-
-
-def attention(axis: Axes, weights: Float[np.ndarray, "t s"], text: Sequence[str], prompt: Sequence[str]):
-    """Attention of the text's frames (rows) to the prompt's frames (columns); the phone of each frame is named.
-
-    A phone is named where it begins; returns the image.
-    """
-    image = heat(axis, weights, "Blues")
-    for names, place in ((text, axis.set_yticks), (prompt, axis.set_xticks)):
-        begins = [i for i, name in enumerate(names) if (i == 0 or names[i - 1] != name) and name != "_"]
-        place(begins, [names[i] for i in begins], fontsize=5)
-    axis.tick_params(axis="x", rotation=90, length=2)
-    axis.tick_params(axis="y", length=2)
-    return image

@@ -11,7 +11,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ms_core.config import ConfigError, load_preset
 from ms_core.evaluation.eval_set import DEMO, demo_rows
 from ms_core.evaluation.evaluate import GROUND_TRUTH, PROMPT, provenance_of
 from ms_core.evaluation.records import Subject, read_file
-from ms_core.files import json_text, wav_bytes, write_atomic
+from ms_core.files import wav_bytes, write_atomic, write_json
 from ms_core.recordings.audio import read_audio
 from ms_core.report import plots
 from ms_core.report.listening import MARKS, RATINGS_FORMAT, SCALES, Clip, Key
@@ -85,33 +85,13 @@ class SoundPage:
         """The systems that have a checkpoint."""
         return {system: subject for system, subject in self.systems.items() if subject.checkpoint_sha256}
 
-    @property
-    def credits(self) -> str:
-        """Whose recordings these are."""
+    def credits(self, apart: str, beside: str) -> str:
+        """Whose recordings these are, and what to say where the authors' clips are not on the page, or are."""
         try:
-            return CREDITS[load_preset(next(iter(self.ours.values())).preset).data.corpus]
+            source = CREDITS[load_preset(next(iter(self.ours.values())).preset).data.corpus]
         except (ConfigError, StopIteration):
-            return UNKNOWN
-
-    @property
-    def has_authors_clips(self) -> bool:
-        """Whether clips of the paper's authors are among the sounds."""
-        return any(system.startswith("authors/") for system in self.systems)
-
-
-def _rows(path: Path) -> list[dict]:
-    """The rows of a run's JSONL. Raises PageError for another form."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
-        if not rows or not all({"utt", "speaker", "system", "text", "prompt_text"} <= row.keys() for row in rows):
-            raise ValueError("rows lack a text or the prompt's")
-    except (OSError, ValueError, AttributeError) as error:
-        raise PageError(f"{path}: not the rows of `ms-core evaluate` of this version ({error}): run it anew") from None
-    return rows
-
-
-def _of_another(system: str, own: Subject) -> Subject:
-    return provenance_of(system, own).model_copy(update={"system": system})
+            source = UNKNOWN
+        return f"{source} {beside if any(s.startswith('authors/') for s in self.systems) else apart}".strip()
 
 
 def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clips: bool = False) -> SoundPage:
@@ -128,47 +108,41 @@ def read_study(folder: Path, split: str, limit: int | None = LIMIT, authors_clip
         raise PageError(f"{folder} has no finished run on split {split!r}: {again}")
     if authors_clips and split != DEMO:
         raise PageError(f"the authors' clips are of the split {DEMO}, not of {split!r}")
-    systems: dict[str, Subject] = {}
     by_utt: dict[str, dict[str, dict]] = {}
-    protocols = {}
-    for log in logs:
-        records = read_file(log.with_suffix(".json"))
-        for row in _rows(log):
-            by_utt.setdefault(row["utt"], {})[row["system"]] = row
-        for record in records:
-            if record.pair_with is None:
-                systems[record.name] = Subject(**record.model_dump(include=set(Subject.model_fields)))
-                protocols[record.protocol.partition(";")[0]] = None
+    try:
+        for log in logs:
+            for row in map(json.loads, log.read_text().splitlines()[1:]):
+                if not {"utt", "speaker", "system", "text", "prompt_text"} <= row.keys():
+                    raise ValueError("a row lacks a text or the prompt's")
+                by_utt.setdefault(row["utt"], {})[row["system"]] = row
+    except (ValueError, AttributeError) as error:
+        raise PageError(f"{log}: not the rows of `ms-core evaluate` of this version ({error}): run it anew") from None
+    records = [r for log in logs for r in read_file(log.with_suffix(".json")) if r.pair_with is None]
+    systems = {r.name: Subject(**r.model_dump(include=set(Subject.model_fields))) for r in records}
     own = next((subject for subject in systems.values() if subject.checkpoint_sha256), next(iter(systems.values())))
     whole = {utt: rows for utt, rows in by_utt.items() if rows.keys() == systems.keys()}
     if not whole:
         raise PageError(f"{folder}: no utterance was spoken by each of {', '.join(systems)}: {again} for each")
-    systems.setdefault(GROUND_TRUTH, _of_another(GROUND_TRUTH, own))
     demo: dict[str, dict[str, Path]] = {}
-    if authors_clips:
-        for row in demo_rows():
-            if row["system"] != GROUND_TRUTH:
-                system = f"authors/{row['system']}"
-                demo.setdefault(row["librispeech_utt"], {})[system] = Path(row["path"])
-                systems.setdefault(system, _of_another(system, own))
+    for row in demo_rows() if authors_clips else ():
+        if row["system"] != GROUND_TRUTH:
+            demo.setdefault(row["librispeech_utt"], {})[f"authors/{row['system']}"] = Path(row["path"])
+    for name in (GROUND_TRUTH, *(name for clips in demo.values() for name in clips)):
+        systems.setdefault(name, provenance_of(name, own).model_copy(update={"system": name}))
     ordered = dict(sorted(systems.items(), key=lambda entry: system_order(entry[1])))
     utterances = []
     for utt, rows in list(whole.items())[:limit]:
-        kept = {s: folder / "audio" / s.replace("/", "_") / f"{utt}.wav" for s in ordered if s not in demo.get(utt, {})}
-        sounds = kept | demo.get(utt, {})
-        first = next(iter(rows.values()))
+        first, clips = next(iter(rows.values())), demo.get(utt, {})
         if any(row["prompt_text"] != first["prompt_text"] for row in rows.values()):
             raise PageError(f"{folder}: {utt} was spoken with different prompts: {again} for each system")
-        prompt = folder / "audio" / PROMPT / f"{utt}.wav"
-        for path in (prompt, *sounds.values()):
-            if not path.is_file():
-                raise PageError(f"{path} is missing: {again} into a new folder")
-        transcripts = {s: row["hypothesis"] for s, row in rows.items() if row.get("hypothesis")}
-        sounds = {s: sounds[s] for s in ordered}
-        utterances.append(
-            Utterance(utt, first["speaker"], first["text"], first["prompt_text"], prompt, sounds, transcripts)
-        )
-    return SoundPage(split, "; ".join(protocols), len(whole), tuple(utterances), ordered)
+        kept = {s: folder / "audio" / s.replace("/", "_") / f"{utt}.wav" for s in (PROMPT, *ordered)} | clips
+        if missing := [path for path in kept.values() if not path.is_file()]:
+            raise PageError(f"{missing[0]} is missing: {again} into a new folder")
+        heard = {s: row["hypothesis"] for s, row in rows.items() if row.get("hypothesis")}
+        prompt, texts = kept.pop(PROMPT), (first["speaker"], first["text"], first["prompt_text"])
+        utterances.append(Utterance(utt, *texts, prompt, kept, heard))
+    protocol = "; ".join(dict.fromkeys(r.protocol.partition(";")[0] for r in records))
+    return SoundPage(split, protocol, len(whole), tuple(utterances), ordered)
 
 
 def picture(wav: np.ndarray, sample_rate: int, span: float) -> bytes:
@@ -195,19 +169,20 @@ def fill(template: str, **parts: str) -> str:
     return re.sub(r"@@([A-Z]+)@@", lambda match: parts[match[1]], template)
 
 
-def _page(title: str, body: str, script: str) -> str:
-    """The whole page; its policy lets the browser run this script and style alone, and load nothing from anywhere."""
-    style = (TEMPLATES / "style.css").read_text()
+def _page(name: str, title: str, **parts: str) -> str:
+    """A whole page out of the template `name`; its policy lets a browser run its script and style and load nothing."""
+    body, script, style, shell = (
+        (TEMPLATES / file).read_text() for file in (f"{name}.html", f"{name}.js", "style.css", "page.html")
+    )
     code, looks = (f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for text in (script, style))
     policy = f"default-src 'none'; script-src {code}; style-src {looks}; img-src data:; media-src data:; "
     policy += "base-uri 'none'; form-action 'none'"
-    shell = (TEMPLATES / "page.html").read_text()
-    return fill(shell, POLICY=policy, TITLE=html.escape(title), STYLE=style, BODY=body, SCRIPT=script)
+    return fill(shell, POLICY=policy, TITLE=title, STYLE=style, BODY=fill(body, **parts), SCRIPT=script)
 
 
 def _shown(text: str) -> str:
-    """A text as it is shown: LibriSpeech's capitals are made small, all is escaped."""
-    return html.escape(text.capitalize() if text.isupper() else text)
+    """A text as it is shown: LibriSpeech's capitals are made small."""
+    return text.capitalize() if text.isupper() else text
 
 
 def _linked(text: str) -> str:
@@ -224,23 +199,21 @@ def _figure(name: str, file: Path, span: float, about: str, note: str) -> str:
         f'<img alt="Spectrogram: {name}" src="data:image/png;base64,{_base64(picture(wav, rate, span))}">'
         '<span class="head"></span></div>'
         f'<audio controls preload="metadata" aria-label="{name}, {about}" '
-        f'src="data:audio/wav;base64,{_base64(wav_bytes(wav, rate))}"></audio>{note}</figure>'
+        f'src="data:audio/wav;base64,{_base64(wav_bytes(wav, rate))}"></audio><p class="heard">{note}</p></figure>'
     )
 
 
 def _article(number: int, one: Utterance, systems: Mapping[str, Subject]) -> str:
-    files = (one.prompt, *one.sounds.values())
-    span = max(info.frames / info.samplerate for info in map(soundfile.info, files))
-    about = f"sentence {number}"
-    note = f'<p class="heard">“{_shown(one.prompt_text)}”</p>'
-    figures = [_figure("prompt", one.prompt, span, about, note)]
-    for system, path in one.sounds.items():
-        heard = one.heard.get(system)
-        note = f'<p class="heard"><span class="soft">heard by Whisper:</span> {html.escape(heard)}</p>' if heard else ""
-        figures.append(_figure(label(systems[system]), path, span, about, note))
+    span = max(soundfile.info(file).duration for file in (one.prompt, *one.sounds.values()))
+    about, figures = f"sentence {number}", []
+    for name, path in ((PROMPT, one.prompt), *one.sounds.items()):
+        heard = html.escape(one.heard.get(name) or "")
+        note = f'<span class="soft">heard by Whisper:</span> {heard}' if heard else ""
+        note = f"“{html.escape(_shown(one.prompt_text))}”" if name == PROMPT else note
+        figures.append(_figure(name if name == PROMPT else label(systems[name]), path, span, about, note))
     return (
         f'<article aria-labelledby="s{number}"><h2 id="s{number}">{number}. Speaker {html.escape(one.speaker)}</h2>'
-        f'<p class="text">{_shown(one.text)}</p><div class="sounds">{"".join(figures)}</div></article>\n'
+        f'<p class="text">{html.escape(_shown(one.text))}</p><div class="sounds">{"".join(figures)}</div></article>\n'
     )
 
 
@@ -258,25 +231,11 @@ def _origin(study: SoundPage) -> str:
 
 def sound_page(study: SoundPage) -> str:
     """One HTML page: of each utterance its text, prompt, recording and what every system made of it."""
-    count = len(study.utterances)
-    credits = f"{study.credits} {AUTHORS_IN if study.has_authors_clips else AUTHORS_OUT}"
-    body = (
-        "<header><h1>MobileSpeech, replicated: what it sounds like</h1>"
-        f"<p>{count} of the {study.total} utterances of <code>{html.escape(study.split)}</code> that were evaluated: "
-        "the first ones in the protocol's order, none picked by ear. The systems heard the prompt and read the text; "
-        "the recording is what the speaker said. Sounds are at their own level. Spectrograms: 0 Hz to half the sample "
-        f"rate, {plots.RANGE:g} dB below each one's loudest point; the time axes of a sentence are equal.</p>"
-        f'<p class="soft">{html.escape(study.protocol)}.</p></header>\n<main>\n'
-        + "".join(_article(number, one, study.systems) for number, one in enumerate(study.utterances, 1))
-        + f"</main>\n<footer><h2>What made it</h2>{_origin(study)}<p>{_linked(credits)} All speech but the "
-        "recordings and prompts is synthetic, or has passed through a codec.</p></footer>"
-    )
-    return _page("MobileSpeech, replicated: sounds", body, (TEMPLATES / "sound.js").read_text())
-
-
-def _ids(names: Iterable[str], seed: int) -> dict[str, str]:
-    """Names as ids of 16 hex digits that do not show them."""
-    return {name: hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()[:16] for name in names}
+    articles = (_article(number, one, study.systems) for number, one in enumerate(study.utterances, 1))
+    about = {"COUNT": f"{len(study.utterances)} of the {study.total}", "SPLIT": html.escape(study.split)}
+    about |= {"RANGE": f"{plots.RANGE:g}", "PROTOCOL": html.escape(study.protocol), "ORIGIN": _origin(study)}
+    about |= {"ARTICLES": "".join(articles), "CREDITS": _linked(study.credits(AUTHORS_OUT, AUTHORS_IN))}
+    return _page("sound", "MobileSpeech, replicated: sounds", **about)
 
 
 def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
@@ -288,30 +247,22 @@ def listening_page(study: SoundPage, seed: int = 0) -> tuple[str, Key]:
     """
     clips, behind, sounds = [], {}, {}
 
-    def sound(name: str, file: Path) -> str:
-        key = _ids([name], seed)[name]
+    def sound(system: str, utt: str, file: Path) -> str:
+        key = hashlib.sha256(f"{seed}\n{system}\n{utt}".encode()).hexdigest()[:16]  # does not show what it is of
         sounds[key] = _base64(wav_bytes(*read_audio(file)))
         return key
 
     for one in study.utterances:
-        prompt = sound(f"{PROMPT}\n{one.utt}", one.prompt)
-        text = one.text.capitalize() if one.text.isupper() else one.text
+        prompt = sound(PROMPT, one.utt, one.prompt)
         for system, file in one.sounds.items():
-            clip_id = sound(f"{system}\n{one.utt}", file)
-            clips.append({"id": clip_id, "text": text, "prompt": prompt, "sound": clip_id})
-            behind[clip_id] = Clip(system=system, utt=one.utt)
-    data = {
-        "format": RATINGS_FORMAT,
-        "scales": [scale._asdict() for scale in SCALES],
-        "marks": MARKS,
-        "clips": sorted(clips, key=lambda clip: clip["id"]),
-        "sounds": dict(sorted(sounds.items())),
-    }
+            key = sound(system, one.utt, file)
+            clips.append({"id": key, "text": _shown(one.text), "prompt": prompt, "sound": key})
+            behind[key] = Clip(system=system, utt=one.utt)
+    data = {"format": RATINGS_FORMAT, "scales": [scale._asdict() for scale in SCALES], "marks": MARKS}
+    data |= {"clips": sorted(clips, key=lambda clip: clip["id"]), "sounds": dict(sorted(sounds.items()))}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     text = json.dumps({**data, "page": digest}).replace("<", "\\u003c")  # so that no text can end the element
-    credits = f"{study.credits} {PRIVATE if study.has_authors_clips else ''}".strip()  # names no system
-    body = fill((TEMPLATES / "listening.html").read_text(), DATA=text, CREDITS=_linked(credits))
-    page = _page("Listening test", body, (TEMPLATES / "listening.js").read_text())
+    page = _page("listening", "Listening test", DATA=text, CREDITS=_linked(study.credits("", PRIVATE)))
     return page, Key(page=digest, split=study.split, systems=dict(study.systems), clips=behind)
 
 
@@ -324,9 +275,7 @@ def write_sound_page(path: Path, study: SoundPage) -> Path:
 
 def write_listening_test(path: Path, study: SoundPage, seed: int = 0) -> list[Path]:
     """Write the page of a listening test and, beside it, its key `<name>.key.json`; returns both paths."""
-    path = Path(path)
-    text, key = listening_page(study, seed)
-    target = path.with_suffix(".key.json")
+    path, (text, key) = Path(path), listening_page(study, seed)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    write_atomic(target, lambda temporary: temporary.write_text(json_text(key.model_dump(mode="json"))))
-    return [path, target]
+    write_json(path.with_suffix(".key.json"), key.model_dump(mode="json"))
+    return [path, path.with_suffix(".key.json")]

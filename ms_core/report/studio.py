@@ -8,17 +8,11 @@ from tempfile import TemporaryDirectory
 from IPython.display import Audio, display
 
 from ms_core.files import wav_bytes, write_wav
-from ms_core.recordings.align import AlignmentError
-from ms_core.recordings.audio import AudioError
 from ms_core.recordings.recogniser import EvaluatorError
 from ms_core.speaking.captions import Speech
 from ms_core.speaking.lines import Line, shown_phones
-from ms_core.speaking.synthesizer import SynthesisError
 from ms_core.synthesis import MobileSpeech
-from ms_core.text import TextError
-from ms_core.tokens import Voice, VoiceError
-
-MISTAKES = (AlignmentError, AudioError, EvaluatorError, SynthesisError, TextError, VoiceError, OSError)
+from ms_core.tokens import Voice
 
 
 def has_person() -> bool:
@@ -53,21 +47,22 @@ class Studio:
         self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
         self.file = widgets.Text("speech.wav", description="file")
         self.out = widgets.Output()
-        buttons = {"hear": self.hear, "phones": self.phones, "save": self.save}
-        self.buttons = {name: widgets.Button(description=name) for name in buttons}
+        self.buttons = {
+            act.__name__: widgets.Button(description=act.__name__) for act in (self.hear, self.phones, self.save)
+        }
         for name, button in self.buttons.items():
-            button.on_click(lambda _, act=buttons[name]: self._do(act))
+            button.on_click(lambda _, name=name: self._do(getattr(self, name)))
         self.upload.observe(lambda _: self._do(self.enrol), "value")
-        rows = [self.text], [self.voice, self.upload], [self.words], [self.speed, self.variety, self.seed]
-        boxes = [widgets.HBox(row) for row in (*rows, [*self.buttons.values(), self.file])]
-        self.box = widgets.VBox([*boxes, self.out])
+        rows = [self.voice, self.upload], [self.speed, self.variety, self.seed], [*self.buttons.values(), self.file]
+        enrolment, controls, actions = map(widgets.HBox, rows)
+        self.box = widgets.VBox([self.text, enrolment, self.words, controls, actions, self.out])
 
     def _do(self, act) -> None:
         self.out.clear_output()
         with self.out:
             try:
                 act()
-            except MISTAKES as error:
+            except (ValueError, OSError, EvaluatorError) as error:
                 print(error)
 
     def enrol(self) -> None:
@@ -77,9 +72,8 @@ class Studio:
             with TemporaryDirectory() as folder:
                 recording = Path(folder) / f"prompt{Path(name).suffix}"
                 recording.write_bytes(bytes(file["content"]))
-                made = self.tts.voice(recording, text=self.words.value.strip() or None)
-            print(f"{name}: {made.meta['text']}")
-            self.voices[name] = made
+                self.voices[name] = self.tts.voice(recording, text=self.words.value.strip() or None)
+            print(f"{name}: {self.voices[name].meta['text']}")
             self.voice.options = list(self.voices)
             self.voice.value = name
 

@@ -4,8 +4,10 @@ Colours and markers are safe for colour-blind readers. A figure is as wide as on
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -79,6 +81,36 @@ PLACES = {  # start of a place -> what it is
     "hard-texts": "hard texts",
 }
 INTERVAL = "bars: 95 % bootstrap interval"
+Draw = TypeVar("Draw", bound=Callable)
+FIGURES: dict[str, tuple[Callable, Callable]] = {}
+"""Name -> what selects the records of a figure, and what draws it: see `figure_of`."""
+
+
+def styled(draw: Draw) -> Draw:
+    """A function that draws, in the one style."""
+
+    @wraps(draw)
+    def drawn(*arguments, **options):
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+def figure_of(name: str, select: Callable[[Sequence[Record]], Iterable], lacking: str) -> Callable:
+    """Register a function that draws what `select` finds in a preset's records; ValueError, `lacking`, for nothing."""
+
+    def register(draw: Callable[..., Figure]) -> Callable[[Sequence[Record]], Figure]:
+        @wraps(draw)
+        def drawn(records: Sequence[Record]) -> Figure:
+            if not (found := select(records)):
+                raise ValueError(lacking)
+            return draw(found)
+
+        FIGURES[name] = select, drawn
+        return drawn
+
+    return register
 
 
 def label(made: Subject) -> str:
@@ -102,20 +134,19 @@ def group_style(system: str) -> tuple[str, str]:
     return next(((colour, marker) for start, colour, marker in GROUPS if system.startswith(start)), (GREEN, "^"))
 
 
+@styled
 def save(figure: Figure, folder: Path, name: str, form: str = "png") -> Path:
     """Write `<name>.<form>`, one of `FORMATS`, without date or version inside; returns its path."""
     path = Path(folder) / f"{name}.{form}"
-    with mpl.rc_context(STYLE):
-        write_atomic(path, lambda temporary: figure.savefig(temporary, format=form, metadata=FORMATS[form]))
+    write_atomic(path, lambda temporary: figure.savefig(temporary, format=form, metadata=FORMATS[form]))
     return path
 
 
+@styled
 def subplots(rows: int, columns: int, width: float, height: float, **options) -> tuple[Figure, list[Axes]]:
     """A figure of `width` by `height` inches and its axes, row by row."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
 
 
 def caption(figure: Figure, *parts: str) -> None:
@@ -178,23 +209,20 @@ def estimate_lines(axis: Axes, lines: Mapping[str, Sequence[tuple[float, Record]
 
 def name_lines(axis: Axes) -> None:
     """Name each labelled line in its colour right of its last point, names that would touch moved apart."""
-    lines = [line for line in axis.lines if not line.get_label().startswith("_")]
     axis.figure.draw_without_rendering()
     scale, gap = axis.transData, 9.5 * axis.figure.dpi / 72  # pixels between the middles of two names
-    order = sorted(
-        lines, key=lambda line: scale.transform((0, line.get_ydata()[-1]))[1] if len(line.get_ydata()) else 0
-    )
-    heights = np.array([scale.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] for line in order])
+    lines = [line for line in axis.lines if not line.get_label().startswith("_") and len(line.get_xdata())]
+    ends_of = {line: (line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines}
+    order = sorted(lines, key=lambda line: scale.transform((0, ends_of[line][1]))[1])
+    heights = np.array([scale.transform(ends_of[line])[1] for line in order])
     placed = heights.copy()
     for index in range(1, len(placed)):
         placed[index] = max(placed[index], placed[index - 1] + gap)
     placed -= max(0.0, (placed - heights).mean())
+    look = {"textcoords": "offset points", "va": "center", "fontsize": 7}
     for line, own, wanted in zip(order, heights, placed, strict=True):
-        place = line.get_xdata()[-1], line.get_ydata()[-1]
         offset = (6, (wanted - own) * 72 / axis.figure.dpi)
-        axis.annotate(
-            line.get_label(), place, offset, textcoords="offset points", va="center", fontsize=7, color=line.get_color()
-        )
+        axis.annotate(line.get_label(), ends_of[line], offset, color=line.get_color(), **look)
 
 
 def quality_of(records: Sequence[Record], place: str) -> dict[tuple[str, str], Record]:

@@ -125,20 +125,17 @@ class Results:
         several = (record.place, record.name) in self._seeded
         return f"{record.name}, seed {record.seed}" if several else record.name
 
+    def where(self, **fields: object) -> list[Cell]:
+        """Cells whose records have these fields."""
+        return [c for c in self.cells.values() if all(getattr(c.record, key) == x for key, x in fields.items())]
+
     def find(self, split: str, system: str, metric: str, pair_with: str | None = None) -> Cell | None:
         """The cell of a quality metric; for rtf_total, the bench of 10 s on one thread."""
-        if metric == "rtf_total":
-            if pair_with is not None:
-                return None
-            found = [c for c in self.benches(system) if c.record.metric == metric and c.record.seconds == RTF_SECONDS]
-            found = [cell for cell in found if cell.record.threads == RTF_THREADS]
-            return found[0] if len(found) == 1 else None
-        return self._at.get((split, system, pair_with, metric))
-
-    def benches(self, system: str | None = None) -> list[Cell]:
-        """Cells of benches, of one system or of all."""
-        cells = [c for c in self.cells.values() if c.record.study == "bench"]
-        return [c for c in cells if system in (None, self.row(c.record))]
+        if metric != "rtf_total":
+            return self._at.get((split, system, pair_with, metric))
+        timed = self.where(metric=metric, study="bench", seconds=RTF_SECONDS, threads=RTF_THREADS)
+        timed = [cell for cell in timed if self.row(cell.record) == system and pair_with is None]
+        return timed[0] if len(timed) == 1 else None
 
     def of_model(self, record: Record, metric: str) -> Cell | None:
         """The cell of `params` or `training_hours` of the checkpoint behind a record; of its system where none is."""
@@ -146,26 +143,19 @@ class Results:
             return self._at.get(("model", record.name, None, metric))
         return self._models.get((record.checkpoint_sha256, metric))
 
-    def model_behind(self, split: str, system: str, metric: str) -> Cell | None:
-        """The same for the records that a system has on a split."""
-        rows = [c.record for c in self.cells.values() if (c.record.place, self.row(c.record)) == (split, system)]
-        return next((cell for cell in (self.of_model(row, metric) for row in rows) if cell), None)
-
     def splits(self, study: str) -> list[str]:
         """Places where quality was measured, in a study; what listeners said is of `quality`, too."""
         wanted = ("quality", "listening") if study == "quality" else (study,)
-        found = (c.record for c in self.cells.values())
-        places = {r.place for r in found if r.metric in QUALITY and r.study in wanted}
+        places = {r.place for _, r in self.cells.values() if r.metric in QUALITY and r.study in wanted}
         return sorted(places, key=lambda place: (place == DEMO, place))
 
     def studies(self, study: str) -> dict[str, Record]:
         """Place -> a record, of a study of robustness by name, so that the whole stands before its parts."""
-        found = {c.record.place: c.record for c in self.cells.values() if c.record.study == study}
-        return dict(sorted(found.items()))
+        return dict(sorted({r.place: r for _, r in self.where(study=study)}.items()))
 
     def systems(self, split: str) -> dict[str, Record]:
         """Row -> a record, of a place: recordings, ours, peers, the authors'."""
-        found = {self.row(r): r for c in self.cells.values() if (r := c.record).place == split}
+        found = {self.row(r): r for _, r in self.where(place=split)}
         return dict(sorted(found.items(), key=lambda entry: (system_order(entry[1]), entry[0])))
 
 
@@ -180,25 +170,16 @@ def system_order(made: Subject) -> tuple:
 
 
 def format_cell(cell: Cell | None, decimals: int, signed: bool = False) -> str:
-    """Value linked to its record's file, with the interval; a dash for no record."""
+    """Value linked to its record's file, with the interval; parameters in millions; a dash for no record."""
     if cell is None:
         return DASH
     record, sign = cell.record, "+" if signed else ""
+    if record.metric == "params":
+        return f"[{record.value / 1e6:.1f} M]({cell.file})"
     text = f"[{record.value:{sign}.{decimals}f}]({cell.file})"
     if record.ci_low is None or record.ci_low == record.ci_high:
         return text
     return f"{text} ({record.ci_low:{sign}.{decimals}f} to {record.ci_high:{sign}.{decimals}f})"
-
-
-def paper_cell(system: str, metric: str) -> str:
-    """What the paper is known to report for one of its systems, with its tag and source, or a dash."""
-    found = [r for r in PAPER if (r.system, r.metric) == (system, metric)]
-    return f"{found[0].value} ({found[0].tag}: {found[0].source})" if found else DASH
-
-
-def params_cell(cell: Cell | None) -> str:
-    """Parameters in millions, linked to their record's file, or a dash."""
-    return f"[{cell.record.value / 1e6:.1f} M]({cell.file})" if cell else DASH
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -221,9 +202,7 @@ def _table(
         n = {cell.record.n for key, cell in known.items() if key not in NO_N}
         n = n or {next(iter(known.values())).record.n}
         line = [*told, "/".join(map(str, sorted(n)))]
-        for key, (_, decimals) in used.items():
-            cell = cells.get(key)
-            line.append(params_cell(cell) if key == "params" else format_cell(cell, decimals, signed))
+        line += [format_cell(cells.get(key), decimals, signed) for key, (_, decimals) in used.items()]
         lines.append([*line, *end])
     more = f"\n{len(lines) - most} more rows are in [main.csv](main.csv).\n" * (len(lines) > most)
     header = [*first, "n", *(heading for heading, _ in used.values()), *[last] * bool(last)]
@@ -244,9 +223,10 @@ def _main(results: Results, split: str) -> list[str]:
         if record.steps:
             passes.append(([system], cells))
         elif any(cells.values()):
-            cells["params"] = results.model_behind(split, system, "params")
-            quoted = {name: paper_cell(system, metric) for metric, name in PAPER_METRICS.items()}
-            told = [f"{name} {said}" for name, said in quoted.items() if said != DASH]
+            behind = [results.of_model(r, "params") for _, r in results.where(place=split) if results.row(r) == system]
+            cells["params"] = next(filter(None, behind), None)
+            quoted = [r for r in PAPER if r.system == system and r.metric in PAPER_METRICS]
+            told = [f"{PAPER_METRICS[r.metric]} {r.value} ({r.tag}: {r.source})" for r in quoted]
             rows.append(([system], cells, "; ".join(told) or DASH))
     found = [_table(["system"], MAIN, rows, last="the paper's", most=ROWS)]
     if heard := _grid(results, split, OPINIONS):
@@ -267,10 +247,10 @@ def _robustness(results: Results) -> str:
 
 def _speed(results: Results) -> list[str]:
     """What was timed at the length of the main bench, or the nearest, on one thread, and what has a size."""
-    benches = [c for c in results.benches() if c.record.threads == RTF_THREADS and not c.record.steps]
+    benches = results.where(study="bench", threads=RTF_THREADS, steps=None)
     seconds = min({c.record.seconds for c in benches}, key=lambda s: abs(s - RTF_SECONDS), default=RTF_SECONDS)
     timed = [cell for cell in benches if cell.record.seconds == seconds]
-    sized = [cell for cell in results.cells.values() if cell.record.metric == "size_mb"]
+    sized = results.where(metric="size_mb")
     rows: dict[tuple, dict[str, Cell]] = {}
     for cell in (*timed, *sized):
         rows.setdefault((system_order(cell.record), results.row(cell.record)), {})[cell.record.metric] = cell
@@ -287,8 +267,7 @@ def _by_layer(results: Results, metrics: Mapping[str, str]) -> str:
     """One table of metrics that each codec layer has, some layers of it."""
     rows: dict[tuple, dict[int | None, Cell]] = {}
     for cell in results.cells.values():
-        record = cell.record
-        if record.metric in metrics and record.study in ("model", "ablations"):
+        if (record := cell.record).metric in metrics and record.study in ("model", "ablations"):
             row = (system_order(record), results.row(record), metrics[record.metric])
             rows.setdefault(row, {})[record.layer] = cell
     columns = {layer: (f"layer {layer}", 3) for layer in LAYERS}
@@ -340,7 +319,7 @@ def robustness_markdown(results: Results) -> str:
         for split, record in splits.items() if study != "hard-texts" else ():
             parts += [f"## {title}: {record.split}\n", *_protocols(results, split)]
             parts += [_grid(results, split, ROBUSTNESS)]
-            for pair in _pairs(results, split):
+            for pair in sorted({r.pair_with for _, r in results.where(place=split) if r.pair_with}):
                 parts += [f"Paired difference to `{pair}` over the utterances that both have:\n"]
                 parts += [_grid(results, split, ROBUSTNESS, pair)]
     return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing has been measured yet.\n"])
@@ -358,17 +337,8 @@ def _by_kind(results: Results, splits: Mapping[str, Record]) -> str:
 
 def _protocols(results: Results, split: str) -> list[str]:
     """How a split was measured, as a list in Markdown."""
-    found = {c.record.protocol for c in results.cells.values() if _plain(c.record, split)}
+    found = {r.protocol for _, r in results.where(place=split, pair_with=None) if r.metric in QUALITY}
     return ["\n".join([*(f"* {protocol}." for protocol in sorted(found)), ""])] * bool(found)
-
-
-def _pairs(results: Results, split: str) -> list[str]:
-    """What systems of a split are compared with."""
-    return sorted({c.record.pair_with for c in results.cells.values() if c.record.place == split} - {None})
-
-
-def _plain(record: Record, split: str) -> bool:
-    return record.place == split and record.pair_with is None and record.metric in QUALITY
 
 
 def main_csv(results: Results) -> str:

@@ -91,8 +91,8 @@ def split(tmp_path, monkeypatch):
 
     monkeypatch.setattr(eval_set, "boundaries", boundaries)
     monkeypatch.setattr(eval_set, "align", lambda wav, text: None)
-    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
-    monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {})
+    monkeypatch.setattr(scoring, "evaluator", lambda metric: FakeJudge(metric))
+    monkeypatch.setattr(evaluate, "versions", lambda metric: {})
     return tmp_path
 
 

@@ -8,12 +8,13 @@ import pytest
 import soundfile
 import torch
 
-from ms_core import paths, recogniser
+from ms_core import paths
 from ms_core.config import DataConfig
 from ms_core.data.corpora import read_cuts
 from ms_core.evaluation import bench as ms_bench
 from ms_core.evaluation import eval_set, evaluate, metrics, scoring
 from ms_core.evaluation.records import Provenance, read_records
+from ms_core.recordings import recogniser
 from ms_core.report import sounds
 
 RATE = 16_000
@@ -92,8 +93,8 @@ def speech(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_judges(monkeypatch):
-    monkeypatch.setattr(scoring, "evaluator", lambda metric, asr="base": FakeJudge(metric))
-    monkeypatch.setattr(evaluate, "versions", lambda metric, asr="base": {"fake": "0"})
+    monkeypatch.setattr(scoring, "evaluator", lambda metric: FakeJudge(metric))
+    monkeypatch.setattr(evaluate, "versions", lambda metric: {"fake": "0"})
 
 
 def trials(seed=0, limit=None):
@@ -294,7 +295,7 @@ def test_judges_tell_the_authors_clips_apart(tmp_path):
     """Two clips of each system: the order of similarity is known, and the recording is understood."""
     metrics = ("wer", "cer", "sim_campp", "sim_ge2e")
     log = tmp_path / "d.jsonl"
-    records = evaluate.demo_evaluate(tmp_path / "d.json", PROVENANCE, metrics, items=(1, 2), log=log)
+    records = evaluate.demo_evaluate(tmp_path / "d.json", PROVENANCE, metrics, items=(1, 2))
     found = {(r.system, r.metric): r.value for r in records if r.pair_with is None}
     codec, theirs, mega = (f"authors/{name}" for name in ("ground-truth-codec", "mobilespeech", "mega-tts"))
     assert len({system for system, _ in found}) == 6

@@ -12,7 +12,6 @@ from ms_core.evaluation.peers import (
     Peer,
     SoundStormShape,
     ValleShape,
-    ZipformerLayer,
     ZipVoiceShape,
     compare,
     comparison_records,
@@ -41,8 +40,8 @@ def seeded():
 
 @pytest.mark.parametrize(
     ("name", "published", "tolerance"),
-    [("vall-e", 2 * 150e6, 0.08), ("soundstorm", 350e6, 0.02), ("zipvoice", 123e6, 0.04)],
-)  # what is left out (text parts) or rounded (150 M, of an open version) explains the difference
+    [("vall-e", 2 * 150e6, 0.08), ("soundstorm", 350e6, 0.02), ("zipvoice", 123e6, 0.05)],
+)  # what is left out (parts for text and time) or rounded (150 M, of an open version) explains the difference
 def test_parameters_of_the_published_shapes(name, published, tolerance):
     with torch.device("meta"):
         model = PEERS[name].build()
@@ -77,26 +76,12 @@ def test_passes_see_the_whole_utterance():
     storm = TINY["soundstorm"]().eval()
     assert storm(codes[:, 0], codes, 2).shape == (1, 6, 8)
     model = TINY["zipvoice"]().eval()
-    mels, text, moment = torch.randn(1, 7, 100), torch.randn(1, 7, 100), torch.tensor([0.3])
-    one = model(mels, mels, text, moment)
+    mels, text = torch.randn(1, 7, 100), torch.randn(1, 7, 100)
+    one = model(mels, mels, text)
     assert one.shape == (1, 7, 100) and one.isfinite().all()
     late = text.clone()
     late[:, -1] += 1
-    assert ((model(mels, mels, late, moment) - one).abs().amax(-1) > 0).all()
-    assert not torch.allclose(model(mels, mels, text, torch.tensor([0.9])), one)
-
-
-@torch.inference_mode()
-def test_relative_positions_of_zipformer_attention():
-    layer, x = ZipformerLayer(8, 2, 16, 3), torch.randn(1, 5, 8)
-    offsets = torch.randn(9, 48)
-    found = layer._weights(x, offsets)
-    query, key, position = (y.reshape(5, 2, -1) for y in layer.weights(x)[0].split([64, 64, 8], -1))
-    table = layer.offsets(offsets).reshape(9, 2, 4)
-    for i in range(5):
-        score = torch.einsum("hc,jhc->hj", query[i], key)
-        score += torch.stack([(position[i] * table[4 + j - i]).sum(-1) for j in range(5)], 1)
-        assert torch.allclose(found[0, :, i], score.softmax(-1), atol=1e-5)
+    assert ((model(mels, mels, late) - one).abs().amax(-1) > 0).all()
 
 
 def test_counts_of_units():

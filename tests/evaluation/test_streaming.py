@@ -1,5 +1,7 @@
 """Time to first audio, by a synthesiser that takes no time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -16,13 +18,16 @@ class Talker:
 
     sample_rate = RATE
 
+    def __init__(self, precision=None):
+        self.manifest = precision and SimpleNamespace(runtime="onnx", precision=precision)
+
     def stream(self, text, voice, seed=0, first=None):
         for part in chunks(phonemise(text), CHUNK_PHONES, first):
             yield np.zeros(RATE // 10 * len(part), dtype=np.float32)
 
 
 def test_first_audio() -> None:
-    rows = first_audio({"pytorch": (Talker(), None), "int8": (Talker(), None)}, words=(3, 40), repeats=2)
+    rows = first_audio({"pytorch": (Talker(), None), "int8": (Talker("int8"), None)}, words=(3, 40), repeats=2)
     turns = [("pytorch", 3), ("int8", 3), ("pytorch", 40), ("int8", 40)]
     assert [(r["system"], r["words"]) for r in rows] == turns
     short, long = rows[0], rows[2]

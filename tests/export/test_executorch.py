@@ -9,10 +9,10 @@ from conftest import CODEC, new_model, stir, utterance
 
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
-from ms_core.evaluation.parity import executorch_summary, main, measure_executorch
+from ms_core.evaluation.parity import compare, compare_records
 from ms_core.evaluation.records import Provenance, Record
 from ms_core.export import executorch as module
-from ms_core.export.executorch import LIMITS, ExecutorchRuntime, to_int8
+from ms_core.export.executorch import LIMITS, ExecutorchRuntime, export_executorch, to_int8
 from ms_core.export.graphs import graphs
 from ms_core.export.runtime import MobileError, MobileRuntime
 from ms_core.synthesis import MobileSpeech
@@ -40,12 +40,13 @@ def voice(tts) -> Voice:
 
 @pytest.fixture(scope="module")
 def measured(tts, voice, tmp_path_factory) -> tuple[Path, list[Record]]:
-    """Both exports, and what `measure` says; layers of this tiny model are quantised as those of a large one."""
+    """Both exports, and what `compare` says; layers of this tiny model are quantised as those of a large one."""
     root = tmp_path_factory.mktemp("pte")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SMALLEST_QUANTISED", 512)
-        made = Provenance.of("smoke")
-        return root, measure_executorch(tts, root, TEXTS, voice, {"hours": 1}, made, "mobilespeech-tiny")
+        folders = {name: export_executorch(tts, root / name, int8=name == "int8") for name in ("fp32", "int8")}
+    found = compare(tts, folders, TEXTS, voice, repeats=1)
+    return root, compare_records(found, Provenance.of("smoke"), "mobilespeech-tiny", 2.0)
 
 
 def test_programs_give_the_tokens_of_torch(tts, voice, measured, tmp_path) -> None:
@@ -89,24 +90,12 @@ def test_int8_programs_compute_what_torchao_quantised(tts, voice, measured, monk
 
 
 def test_records_of_programs(measured) -> None:
-    assert {(r.runtime, r.precision) for r in measured[1]} == {("executorch", "fp32"), ("executorch", "int8")}
-    values = {(r.precision, r.metric): r for r in measured[1] if r.layer is None}
-    tokens = [r for r in measured[1] if r.layer]
-    assert len(values) + len(tokens) == len(measured[1]) and len(tokens) == 2 * 2 * CODEC.n_q
+    records = [r for r in measured[1] if r.runtime == "executorch"]
+    assert {r.precision for r in records} == {"fp32", "int8"}
+    values = {(r.precision, r.metric): r for r in records if r.layer is None}
+    tokens = [r for r in records if r.layer]
+    assert len(values) + len(tokens) == len(records) and len(tokens) == 2 * 2 * CODEC.n_q
     assert all(r.value == 1 for r in (*tokens, values["fp32", "duration_agreement"]) if r.precision == "fp32")
     assert all(0 <= r.value <= 1 and r.n == 2 for r in tokens)
-    assert values["fp32", "f0_difference"].value < 1e-3 < values["int8", "f0_difference"].value
-    for name in ("fp32", "int8"):
-        names = ("text", "prompt", "duration", "condition", "smd", "codec")
-        parts = [values[name, f"size_mb_{g}"].value for g in names]
-        assert 0 < sum(parts) < values[name, "size_mb"].value
-        assert values[name, "export_seconds"].value > 0
-    assert values["int8", "size_mb_smd"].value < values["fp32", "size_mb_smd"].value
-    said = executorch_summary(measured[1])
-    assert "On 2 texts, in fp32 they take" in said and "100 % alone" in said
-    assert set(measured[1][0].evaluators) == {"torch", "executorch", "torchao"}
-
-
-def test_the_command_names_what_is_wrong(tmp_path, capsys) -> None:
-    assert main(["--model", str(tmp_path / "none")]) == 2 and "no model" in capsys.readouterr().err
-    assert main(["--texts", "0", "--folder", str(tmp_path)]) == 2 and "at least one" in capsys.readouterr().err
+    assert values["int8", "size_mb"].value < values["fp32", "size_mb"].value
+    assert values["int8", "rtf_total"].value > 0 and ("int8", "peak_rss_mb") not in values

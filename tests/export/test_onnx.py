@@ -17,8 +17,8 @@ from conftest import CODEC, new_model, stir, utterance
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
 from ms_core.decoding import length_regulate
-from ms_core.evaluation.parity import PYTORCH, compare, compare_records, executorch_summary
-from ms_core.evaluation.records import Provenance, read_records
+from ms_core.evaluation.parity import PYTORCH, compare, compare_records
+from ms_core.evaluation.records import Provenance
 from ms_core.export import onnx as module
 from ms_core.export.graphs import graphs
 from ms_core.export.onnx import ExportError, convert, export
@@ -308,10 +308,3 @@ def test_compare_and_records(tts, folders, voice) -> None:
     assert len({r.key for r in records}) == len(records)
     with pytest.raises(ValueError, match="0 texts"):
         compare(tts, folders, (), voice)
-
-
-def test_what_executorch_gives_is_said_from_records() -> None:
-    said = executorch_summary(read_records(Path(__file__).with_name("executorch.json")))  # of an earlier model
-    assert said.startswith("On 10 texts, in fp32 they take ") and " MB and give 100 % of PyTorch's tokens" in said
-    with pytest.raises(ValueError, match="no record of size_mb in fp32"):
-        executorch_summary([])

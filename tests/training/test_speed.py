@@ -11,7 +11,7 @@ import yaml
 from conftest import PRESET
 
 from ms_core.config import override
-from ms_core.evaluation.bench_training import speed_records
+from ms_core.evaluation.bench import speed_records
 from ms_core.evaluation.records import Provenance, read_file
 from ms_core.training.acoustic import PackTask
 from ms_core.training.speed import PARTS, measure, measure_preset, random_pack
