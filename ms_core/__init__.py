@@ -1,5 +1,8 @@
 """ms_core: a replication of MobileSpeech, zero-shot text-to-speech by masked filling of neural-codec tokens.
 
+The files beside this one are the paper: `encoder` (phones, durations), `prompt`, `smd` and `decoding`, which `model`
+joins and `synthesis` lets speak; `codec/` makes and reads the tokens. What stands in the other rooms serves them.
+
 The public names load at first use, so that `import ms_core.export.runtime` stays light: it runs without
 torch. `__version__` is that of the installed package; pyproject.toml alone states it.
 """

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import safetensors
 import torch
@@ -41,7 +42,7 @@ def damaged(folder: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        what = f"{error} is missing" if isinstance(error, KeyError) else shorten(str(error), 400)
         raise CheckpointError(f"{folder}: damaged, or of another version ({what})") from error
 
 

@@ -114,18 +114,11 @@ class MaskConfig(Config):
 class DecodingConfig(Config):
     """Iterative parallel decoding (section 3 of paper.md; the paper's own default is unknown)."""
 
-    steps: tuple[int, ...] = (16, 1, 1, 1, 1, 1, 1, 1)  # passes for each layer
+    steps: tuple[int, ...] = Field((16, 1, 1, 1, 1, 1, 1, 1), strict=False)  # passes for each layer; may be a list
     temperature: float = Field(1.0, ge=0)  # of the token drawn in a layer of several passes; 0 is greedy
     choice_temperature: float = Field(1.0, ge=0)  # Gumbel noise on confidences, annealed to 0
     duration_scale: float = Field(1.0, gt=0)  # multiplies predicted durations
     copy_sharpness: float = Field(1.0, gt=0)  # above 1, fewer frames of the prompt are copied than in training
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tuple(cls, value):
-        if isinstance(value, dict) and isinstance(value.get("steps"), list):
-            value = {**value, "steps": tuple(value["steps"])}
-        return value
 
     @model_validator(mode="after")
     def _check(self):
@@ -141,7 +134,7 @@ class TrainConfig(Config):
     batch_seconds: float = Field(90.0, gt=0)  # speech a batch
     lr: float = Field(1e-3, gt=0)
     warmup: int = Field(200, ge=0)  # steps of linear warm-up, then cosine decay to a tenth
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
     muon: bool = False  # the matrices of linear layers by Muon instead of AdamW
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0)
@@ -159,7 +152,7 @@ class TrainConfig(Config):
     other_utterance: float = Field(0.5, ge=0, le=1)  # share of prompts from another utterance of the speaker
     own_prompt: float = Field(0.0, ge=0, le=1)  # share cut out of the target itself, which teach to copy what is there
     phrases: float = Field(0.0, ge=0, le=1)  # share of targets that are a few words between pauses, where there are
-    prompt_lengths: tuple[float, ...] = ()  # seconds of the longest prompt of a batch, drawn; else `prompt_seconds`
+    prompt_lengths: tuple[float, ...] = Field((), strict=False)  # s of a batch's longest, drawn; else `prompt_seconds`
     # variation, of the mini codec's features alone
     timbre_db: float = Field(0.0, ge=0)  # deviation of a random equaliser on prompt and target
     virtual_voices: float = Field(0.0, ge=0, le=1)  # share of examples whose pitch and formants are shifted apart
@@ -167,14 +160,6 @@ class TrainConfig(Config):
     # codec only
     crop_seconds: float = Field(2.0, gt=0)
     adversarial_from: float = Field(0.5, ge=0, le=1)  # share of the steps after which the discriminator joins
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tuple(cls, value):
-        if isinstance(value, dict):
-            several = ("betas", "prompt_lengths")
-            value = {k: tuple(v) if k in several and isinstance(v, list) else v for k, v in value.items()}
-        return value
 
     @property
     def varied(self) -> bool:
@@ -191,6 +176,7 @@ class DataConfig(Config):
     test: str = "test-clean-24spk"
     min_seconds: float = Field(1.5, gt=0)
     max_seconds: float = Field(25.0, gt=0)
+    per_speaker: int | None = Field(None, ge=1)  # utterances of each speaker of train, the first ones; None: all
 
 
 class Preset(Config):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.config import ModelConfig
-from ms_core.layers import Attention, ChannelDropout, ConformerBlock
+from ms_core.layers import Attention, ChannelDropout, conformer
 
 
 class PhoneEncoder(nn.Module):
@@ -23,10 +23,7 @@ class PhoneEncoder(nn.Module):
     def __init__(self, config: ModelConfig, phones: int):
         super().__init__()
         self.embedding = nn.Embedding(phones, config.dim, padding_idx=0)
-        self.blocks = nn.ModuleList(
-            ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
-            for _ in range(config.text_layers)
-        )
+        self.blocks = conformer(config, config.text_layers)
 
     def forward(self, phones: Int[Tensor, "b p"], padded: bool = True) -> Float[Tensor, "b p d"]:
         """Id 0 is padding, of which there is none where not `padded`."""
@@ -48,7 +45,7 @@ class DurationExtractor(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(phones, config.dim, padding_idx=0)
         self.duration = nn.Linear(1, config.dim)
-        self.block = ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
+        (self.block,) = conformer(config, 1)
 
     def forward(
         self, phones: Int[Tensor, "b p"], durations: Int[Tensor, "b p"], padded: bool = True

@@ -1,17 +1,18 @@
 """Files that appear whole or not at all, JSON that is equal for equal values, sound as WAV, and sha256."""
 
 import hashlib
-import io
 import json
 import os
+import struct
 import tempfile
-import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
+
+UNKNOWN = 0xFFFFFFFF  # bytes of a WAV file whose end is not known when it begins
 
 
 def sha256(path: Path) -> str:
@@ -72,16 +73,17 @@ def comment_chunk(comment: str) -> bytes:
     return b"LIST" + len(info).to_bytes(4, "little") + info if comment else b""
 
 
+def wav_head(sample_rate: int, size: int, comment: str = "") -> bytes:
+    """What stands before so many bytes of 16-bit mono samples in a WAV file; `UNKNOWN` for a stream."""
+    head = struct.pack("<4s4sIHHIIHH", b"WAVE", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    head += comment_chunk(comment) + struct.pack("<4sI", b"data", size)
+    return struct.pack("<4sI", b"RIFF", min(len(head) + size, UNKNOWN)) + head
+
+
 def wav_bytes(wav: np.ndarray, sample_rate: int, comment: str = "") -> bytes:
     """Float samples (L,) as a 16-bit mono WAV file; see `pcm_bytes`."""
-    encoded = io.BytesIO()
-    with wave.open(encoded, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(sample_rate)
-        out.writeframes(pcm_bytes(wav))
-    body = encoded.getvalue()[8:] + comment_chunk(comment)
-    return b"RIFF" + len(body).to_bytes(4, "little") + body
+    samples = pcm_bytes(wav)
+    return wav_head(sample_rate, len(samples), comment) + samples
 
 
 def write_wav(path: str | Path, wav: np.ndarray, sample_rate: int, comment: str = "") -> Path:

@@ -12,6 +12,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ms_core.config import ModelConfig
+
 Cache = tuple[Tensor, Tensor]  # keys and values of a prompt, (b, h, s, c) each
 
 
@@ -178,3 +180,9 @@ class ConformerBlock(nn.Module):
         x = self.add(x, self.convolution(x, mask))
         x = self.add(x, self.second(x), 0.5)
         return self.norm(x)
+
+
+def conformer(config: ModelConfig, layers: int, prefix: bool = False) -> nn.ModuleList:
+    """So many blocks of a model's sizes."""
+    sizes = config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout
+    return nn.ModuleList(ConformerBlock(*sizes, prefix) for _ in range(layers))

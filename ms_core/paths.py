@@ -50,3 +50,17 @@ def figures(preset: str) -> Path:
 def shipped(preset: str) -> Path:
     """The checkpoint pair that the package ships: `codec/` and `model/` in this folder."""
     return ASSETS / preset
+
+
+class OutputError(ValueError):
+    """A file that cannot be written; the message says why."""
+
+
+def check_out(path: Path, *suffixes: str, option: str = "--out") -> None:
+    """Raises OutputError, before any work is done, for a file's name that cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise OutputError(f"{option} {path}: give a name that ends in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise OutputError(f"{option} {path} is a folder: give a file's name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{option} {path}: there is no folder {path.parent}")

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.config import ModelConfig
-from ms_core.layers import Attention, Cache, ConformerBlock
+from ms_core.layers import Attention, Cache, conformer
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class SpeakerPrompt(nn.Module):
     def __init__(self, config: ModelConfig, phones: int):
         super().__init__()
         self.phone = nn.Embedding(phones, config.dim, padding_idx=0)
-        self.blocks = nn.ModuleList(
-            ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout)
-            for _ in range(config.prompt_layers)
-        )
+        self.blocks = conformer(config, config.prompt_layers)
         self.mean = nn.Linear(config.dim, config.dim)
         self.norm = nn.LayerNorm(config.dim).requires_grad_(config.cross_attention)  # else DDP waits for it
         self.attention = Attention(config.dim, config.heads) if config.cross_attention else None

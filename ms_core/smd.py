@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from ms_core.additions import CodebookPrior, PromptCopy
 from ms_core.config import MaskConfig, ModelConfig
-from ms_core.layers import ConformerBlock
+from ms_core.layers import conformer
 from ms_core.prompt import Condition
-
-GAIN = 10.0  # on scalar parameters of the codebook prior: Adam moves each by about the learning rate a step, too slowly
 
 
 class SpeechMaskDecoder(nn.Module):
@@ -36,10 +34,7 @@ class SpeechMaskDecoder(nn.Module):
         self.n_q, self.bins, self.mask_id = n_q, bins, bins
         self.embedding = nn.Embedding(n_q * (bins + 1), dim)  # one table a layer, MASK last in each
         self.layer = nn.Embedding(n_q, dim)  # which layer is asked for
-        self.blocks = nn.ModuleList(
-            ConformerBlock(dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout, config.prefix)
-            for _ in range(config.smd_layers)
-        )
+        self.blocks = conformer(config, config.smd_layers, config.prefix)
         self.head = nn.Parameter(torch.zeros(n_q, dim, bins))
         self.bias = nn.Parameter(torch.zeros(n_q, 1, bins))
         nn.init.normal_(self.embedding.weight, std=0.02)

@@ -5,9 +5,6 @@ latents are log-mel features, so its input comes straight from the tokens, witho
 dev-other the embedding has a mean cosine of .92 to that of the recording (of one speaker .88, of two .61).
 """
 
-import importlib.util
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 
 from ms_core.codec.mini import MEL_FLOOR, MiniCodec, mel_basis
 from ms_core.config import CodecConfig, ConfigError
+from ms_core.recordings.recogniser import package_folder
 
 BANDS, N_FFT = 40, 400  # of the encoder's own spectra, every 10 ms at 16 kHz
 LEVEL = 1.0  # mean power of a frame, summed over the bands: about that of speech at -26 dBFS
@@ -40,14 +38,15 @@ class SpeakerEncoder(nn.Module):
     def initialise(self, codec: MiniCodec) -> None:
         """Take Resemblyzer's weights, and from a codec what its latents mean.
 
-        Raises ConfigError where the package is not installed, or the codec's frames are not of 10 ms.
+        Raises EvaluatorError where the package is not installed, ConfigError where the codec's frames are not of 10 ms.
         """
         config = codec.config
         if not isinstance(codec, MiniCodec) or config.hop // config.substeps * 100 != config.sample_rate:
             raise ConfigError("model.speaker ge2e reads log-mel frames of 10 ms: only the mini codec has them")
         self.components.copy_(codec.components)
         self.mean.copy_(codec.mean)
-        weights = torch.load(resemblyzer_weights(), map_location="cpu", weights_only=True)["model_state"]
+        file = package_folder("resemblyzer") / "pretrained.pt"
+        weights = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
         self.load_state_dict({k: v for k, v in weights.items() if not k.startswith("similarity")}, strict=False)
         # a linear bin's power is between those of the codec's bands around it; then the encoder's own bands
         share = codec.mel_basis / codec.mel_basis.sum(0).clamp_min(1e-9)  # (n_mels, bins)
@@ -77,11 +76,3 @@ class SpeakerEncoder(nn.Module):
         power = magnitude.square() @ self.bands * mask.repeat_interleave(self.substeps, 1)[..., None]
         frames = (mask.sum(1) * self.substeps).clamp_min(1)
         return power * (LEVEL / (power.sum((1, 2)) / frames).clamp_min(1e-9))[:, None, None]
-
-
-def resemblyzer_weights() -> Path:
-    """The weights that package `Resemblyzer` carries, found without importing it. Raises ConfigError without it."""
-    spec = importlib.util.find_spec("resemblyzer")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("model.speaker ge2e begins with Resemblyzer's weights: run `make evaluators`")
-    return Path(next(iter(spec.submodule_search_locations))) / "pretrained.pt"

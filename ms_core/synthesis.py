@@ -17,21 +17,18 @@ from ms_core.files import sha256
 from ms_core.layers import lengths_to_mask
 from ms_core.model import MobileSpeechModel, VoiceStates
 from ms_core.prompt import Condition
-from ms_core.recordings.align import align, durations
-from ms_core.recordings.audio import AudioError, load_speech, normalise, resample
-from ms_core.recordings.recogniser import EvaluatorError, recogniser
+from ms_core.recordings.align import SAMPLE_RATE, align, durations
+from ms_core.recordings.audio import load_speech, normalise, resample
+from ms_core.recordings.enrol import first_words, shorter_pauses, transcript
 from ms_core.speaking.captions import Speech
-from ms_core.speaking.controls import Controls, Part
-from ms_core.speaking.crossfade import joined
-from ms_core.speaking.script import Passage
-from ms_core.speaking.synthesizer import CHUNK_PHONES, Synthesizer
+from ms_core.speaking.controls import Controls
+from ms_core.speaking.crossfade import Part
+from ms_core.speaking.synthesizer import CHUNK_PHONES, Steps, Synthesizer, Text
 from ms_core.text import PHONES, phone_ids
 from ms_core.tokens import Tokens, Voice, VoiceError
 
 __all__ = ["CHUNK_PHONES", "MobileSpeech", "Voice"]
 
-ALIGN_RATE = 16_000  # Hz, what the aligner hears
-LONGEST_PAUSE = 0.6  # seconds of silence that a prompt keeps between two words, and at either end
 PROMPT_SECONDS = 10.0  # of a recording, at most: SIM rises with each second up to 8 (results/mini/robustness.md)
 BATCH_FRAMES = 16_384  # of the grids that `synthesize_batch` fills at once, padding included; memory grows with it
 
@@ -93,8 +90,8 @@ class MobileSpeech(Synthesizer):
         """
         source, rate = prompt if isinstance(prompt, tuple) else (prompt, None)
         wave = normalise(load_speech(source, self.sample_rate, source_rate=rate))
-        heard = resample(wave, self.sample_rate, ALIGN_RATE)
-        text = _transcript(heard) if text is None else text
+        heard = resample(wave, self.sample_rate, SAMPLE_RATE)
+        text = transcript(heard) if text is None else text
         phones = align(heard, text)
         codes = self.codec.encode(torch.from_numpy(wave)[None, None].to(self.device))[0].cpu().numpy()  # (n, t)
         frames = durations(phones, codes.shape[1], self.codec.config.frame_rate)
@@ -164,12 +161,7 @@ class MobileSpeech(Synthesizer):
             torch.cuda.synchronize(self.device)
 
     def speak_batch(
-        self,
-        texts: Sequence[str | Sequence[Passage]],
-        voices: Sequence[Voice],
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-        **controls: object,
+        self, texts: Sequence[Text], voices: Sequence[Voice], seed: int = 0, steps: Steps = None, **controls: object
     ) -> list[Speech]:
         """`Synthesizer.speak_batch`: grids are filled together, `BATCH_FRAMES` at a time.
 
@@ -179,27 +171,17 @@ class MobileSpeech(Synthesizer):
         asked = Controls(**controls)
         passes = self._passes(steps, seed, asked.variety)
         passages = [self.read(text, asked) for text in texts]
-        by_voice = sorted(range(len(texts)), key=lambda i: id(voices[i]))  # each is encoded once
-        read = {i: self._grids(passages[i], voices[i], seed, asked) for i in by_voice}
-        grids = [grid for some in read.values() for grid in some]
+        by_text: dict[int, list[_Grid]] = {}
+        for i in sorted(range(len(texts)), key=lambda i: id(voices[i])):  # each voice is encoded once
+            parts = self.parts(passages[i], voices[i], asked, seed)
+            by_text[i] = [_Grid(self._conditioned(p.phones, self.encode_voice(p.voice), p.frames)[0], p) for p in parts]
+        grids = [grid for some in by_text.values() for grid in some]
         if any(grid.part.voice.adapter for grid in grids):  # each has a decoder of its own
             return super().speak_batch(texts, voices, seed, steps, **controls)
         for together in _together(grids):
             self._fill(together, *passes)
-        return [self._join(passages[i], read[i]) for i in range(len(texts))]
-
-    def _grids(self, passages: Sequence[Passage], voice: Voice, seed: int, controls: Controls) -> list[_Grid]:
-        """The parts of a text, to be filled."""
-        grids = []
-        for part in self.parts(passages, voice, controls, seed):
-            condition, _ = self._conditioned(part.phones, self.encode_voice(part.voice), part.frames)
-            grids.append(_Grid(condition, part))
-        return grids
-
-    def _join(self, passages: Sequence[Passage], grids: list[_Grid]) -> Speech:
-        plan = [(grid.part.frames, grid.part.pause, grid.part.silences) for grid in grids]
-        wave = np.concatenate(list(joined(plan, lambda number, _: self.decode(grids[number].codes))))
-        return Speech(wave, self.sample_rate, passages, [f for grid in grids for f in grid.part.lasting()])
+        spoken = ([(grid.part, self.decode(grid.codes)) for grid in by_text[i]] for i in range(len(texts)))
+        return [self._joined(*both) for both in zip(passages, spoken, strict=True)]
 
     @torch.inference_mode()
     def _fill(self, grids: Sequence[_Grid], steps: Sequence[int], *temperatures: float) -> None:
@@ -228,19 +210,6 @@ class MobileSpeech(Synthesizer):
     @torch.inference_mode()
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         return self.codec.decode(torch.from_numpy(codes)[None].to(self.device))[0, 0].float().cpu().numpy()
-
-
-def _transcript(wave: np.ndarray) -> str:
-    """What whisper-base hears in samples (l,) at `ALIGN_RATE`."""
-    try:
-        text = recogniser("base")(wave).strip()
-    except EvaluatorError as error:
-        raise EvaluatorError(
-            f"give the words of the prompt: no recogniser hears them ({error}); `pip install 'ms-core[eval]'` has one"
-        ) from None
-    if not text:
-        raise AudioError("no words are heard in the prompt: give another one, or say what is said in it")
-    return text
 
 
 def _together(grids: Sequence[_Grid]) -> Iterator[list[_Grid]]:
@@ -274,28 +243,3 @@ def _padded(conditions: Sequence[Condition]) -> Condition:
         return first
 
     return batch(conditions)
-
-
-def shorter_pauses(utterance: Tokens, frame_rate: float) -> Tokens:
-    """An utterance whose pauses last at most `LONGEST_PAUSE`: silence tells nothing of a voice. Their middles go.
-
-    Of the pauses at both ends the outer part goes.
-    """
-    longest = round(LONGEST_PAUSE * frame_rate)
-    pauses, ends = utterance.words(), np.cumsum(utterance.durations)
-    kept = np.ones(ends[-1], dtype=bool)
-    frames = utterance.durations.copy()
-    for pause in pauses[utterance.durations[pauses] > longest]:
-        first, last = ends[pause] - frames[pause], ends[pause]
-        before = 0 if pause == pauses[0] else longest if pause == pauses[-1] else longest // 2
-        kept[first + before : last - (longest - before)] = False
-        frames[pause] = longest
-    return Tokens(utterance.phones, frames, utterance.codes[:, kept])
-
-
-def first_words(utterance: Tokens, frames: int) -> Tokens:
-    """The first words, up to the word boundary nearest to `frames`."""
-    bounds = utterance.words()
-    ends = np.cumsum(utterance.durations)[bounds]
-    nearest = 1 + int(np.abs(ends[1:] - frames).argmin())
-    return utterance.slice(bounds[0], bounds[nearest])

@@ -93,9 +93,9 @@ class Voice:
         write_atomic(Path(path), lambda temporary: save_file(arrays, temporary, metadata=meta))
 
     @classmethod
-    def load(cls, path: str | Path) -> Voice:
-        """Raises VoiceError for a file that is missing, too large, or no voice."""
-        path = Path(path)
+    def load(cls, name: str | int | Path) -> Voice:
+        """A shipped voice by name or number, or a voice file. Raises VoiceError for one that is missing or no voice."""
+        path = shipped_voice(name) or Path(str(name))
         if not path.is_file():
             raise VoiceError(f"no voice file {path}; shipped voices: {', '.join(shipped_voices()) or 'none'}")
         if path.stat().st_size > VOICE_BYTES:

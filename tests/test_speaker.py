@@ -7,7 +7,8 @@ from ms_core import paths
 from ms_core.codec import load_codec
 from ms_core.codec.mini import MiniCodec
 from ms_core.config import CodecConfig, ConfigError
-from ms_core.speaker import SpeakerEncoder, resemblyzer_weights
+from ms_core.recordings.recogniser import EvaluatorError
+from ms_core.speaker import SpeakerEncoder
 from ms_core.speaking.synthesizer import Synthesizer
 
 
@@ -54,5 +55,5 @@ def test_it_is_never_trained_and_says_what_it_needs(shipped, monkeypatch) -> Non
     with pytest.raises(ConfigError, match="only the mini codec"):
         SpeakerEncoder(CodecConfig()).initialise(MiniCodec(CodecConfig(substeps=1, decoder_layers=1)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="make evaluators"):
-        resemblyzer_weights()
+    with pytest.raises(EvaluatorError, match="make evaluators"):
+        encoder.initialise(MiniCodec(CodecConfig()))

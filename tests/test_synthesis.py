@@ -17,9 +17,10 @@ from ms_core.codec.mini import MiniCodec
 from ms_core.config import DecodingConfig
 from ms_core.recordings.align import Aligned
 from ms_core.recordings.audio import AudioError, read_audio
-from ms_core.speaking.crossfade import SHORTEST, blend
-from ms_core.speaking.synthesizer import KEPT_VOICES, SynthesisError
-from ms_core.synthesis import LONGEST_PAUSE, MobileSpeech, first_words, shorter_pauses
+from ms_core.recordings.enrol import LONGEST_PAUSE, first_words, shorter_pauses
+from ms_core.speaking.crossfade import blend
+from ms_core.speaking.synthesizer import KEPT_VOICES, SHORTEST, SynthesisError
+from ms_core.synthesis import MobileSpeech
 from ms_core.text import BOUNDARIES, PHONES, TextError, chunks, phone_ids, phonemise
 from ms_core.tokens import Tokens, Voice, VoiceError
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ms_core.config import CodecConfig, ModelConfig
-from ms_core.layers import ConformerBlock, lengths_to_mask
+from ms_core.layers import conformer, lengths_to_mask
 from ms_core.model import MobileSpeechModel, duration_loss
 from ms_core.prompt import Condition
 from ms_core.synthesis import MobileSpeech
@@ -72,10 +72,7 @@ class LatentDecoder(nn.Module):
         )  # (c,)
         width = codebooks.shape[-1]
         self.in_proj = nn.Linear(width, config.dim)
-        self.blocks = nn.ModuleList(
-            ConformerBlock(config.dim, config.heads, config.ffn_mult, config.conv_kernel, config.dropout, config.prefix)
-            for _ in range(config.smd_layers)
-        )
+        self.blocks = conformer(config, config.smd_layers, config.prefix)
         self.out_proj = nn.Linear(config.dim, width)
 
     def latents(self, codes: Int[Tensor, "b n t"]) -> Float[Tensor, "b t c"]:

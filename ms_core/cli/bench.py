@@ -6,22 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ms_core.cli.common import (
-    Changes,
-    Device,
-    Model,
-    PresetName,
-    Processes,
-    Prompt,
-    PromptText,
-    Seed,
-    UsageError,
-    check_device,
-    check_out,
-    command,
-    load_config,
-    parse_numbers,
-)
+from ms_core import paths
+from ms_core.cli import common as given
+from ms_core.cli.common import UsageError, command, load_config, load_model, parse_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +18,7 @@ if TYPE_CHECKING:
 
 @command("bench")
 def bench(
-    model: Model = "mini",
+    model: given.Model = "mini",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of the speech, about.")] = 10.0,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -48,17 +35,17 @@ def bench(
     training: Annotated[
         bool, typer.Option("--training", help="Instead: seconds of speech a second in the training of --preset.")
     ] = False,
-    preset: PresetName = "mini",
+    preset: given.PresetName = "mini",
     pack: Annotated[list[Path] | None, typer.Option(help="Of --training: its speech. Default: random tokens.")] = None,
-    processes: Processes = 1,
+    processes: given.Processes = 1,
     steps: Annotated[int, typer.Option(min=1, help="Of --training: steps that are timed.")] = 20,
-    changes: Changes = None,
-    prompt: Prompt = None,
-    prompt_text: PromptText = None,
-    seed: Seed = 0,
+    changes: given.Changes = None,
+    prompt: given.Prompt = None,
+    prompt_text: given.PromptText = None,
+    seed: given.Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the records.")] = None,
-    device: Device = "cpu",
+    device: given.Device = "cpu",
 ) -> None:
     """Measure speed (RTF by component) and peak memory; the default prompt is a recording that the package ships.
 
@@ -78,21 +65,18 @@ def bench(
         raise UsageError(f"--threads {threads}: a sweep runs on 1 and 2 threads, leave it out")
     if (sweep or peers) and device != "cpu":
         raise UsageError(f"--device {device}: --sweep and --peers compare speeds on cpu, leave it out")
-    swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes", int)
+    swept = parse_numbers(lengths, "--lengths", float), parse_numbers(passes, "--passes")
     if (prompt is None) != (prompt_text is None):
         raise UsageError("--prompt and --prompt-text go together: give both or neither")
     if out is not None:
-        check_out(out, ".json")
-    from ms_core.checkpoint import checkpoint_folder, read_provenance
+        paths.check_out(out, ".json")
     from ms_core.config import load_preset
     from ms_core.data.corpora import read_cuts
     from ms_core.evaluation.bench import footprint_records, training_records
     from ms_core.evaluation.eval_set import PROMPT_SECONDS
     from ms_core.evaluation.records import Provenance
-    from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
-    trained = read_provenance(folder)
+    tts, folder, trained = load_model(model, device)
     if prompt is None:
         smoke = load_preset("smoke").data
         cut = next(iter(read_cuts(smoke, smoke.test)))
@@ -128,7 +112,7 @@ def bench(
 def _bench_training(preset, changes, pack, processes, threads, steps, seed, as_json, out) -> None:
     config = load_config(preset, changes)
     if out is not None:
-        check_out(out, ".json")
+        paths.check_out(out, ".json")
     from ms_core.training.launch import is_first, relaunched
 
     if relaunched(processes):
@@ -168,7 +152,7 @@ def cost(
 ) -> None:
     """Count the operations of training of presets paper and mini, of which notebook 3 works out GPU hours."""
     if out is not None:
-        check_out(out, ".json")
+        paths.check_out(out, ".json")
     from ms_core.evaluation.costs import cost_records
 
     records = [record for name in ("paper", "mini") for record in cost_records(load_config(name), seconds)]

@@ -113,32 +113,15 @@ def command(name: str) -> Callable:
     return register
 
 
-def parse_steps(text: str | None) -> tuple[int, ...] | None:
-    """ "16,1,1" as (16, 1, 1). Raises UsageError for what is no list of positive whole numbers."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--steps {text!r}: give positive pass counts with commas, one for each codec layer")
-    return tuple(int(part) for part in parts)
-
-
-def parse_numbers(text: str | None, option: str, kind: type) -> tuple:
-    """ "2,5,10" as numbers; none for None. Raises UsageError for what is no list of them."""
+def parse_numbers(text: str | None, option: str, kind: type = int) -> tuple | None:
+    """ "2,5,10" as numbers. Raises UsageError for what is no list of numbers above 0."""
     try:
-        return () if text is None else tuple(kind(part) for part in text.split(","))
+        numbers = None if text is None else tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{option} {text!r}: give numbers with commas") from None
-
-
-def check_out(path: Path, suffix: str, option: str = "--out") -> None:
-    """Raises UsageError, before any work is done, for an output file that cannot be written."""
-    if path.suffix.lower() != suffix:
-        raise UsageError(f"{option} {path}: give a name that ends in {suffix}")
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder: give a file's name")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+        numbers = (0,)
+    if numbers and min(numbers) <= 0:
+        raise UsageError(f"{option} {text!r}: give numbers with commas; all must be above 0")
+    return numbers
 
 
 def check_device(name: str) -> str:
@@ -148,6 +131,15 @@ def check_device(name: str) -> str:
     if name != "cpu" and not (name.partition(":")[0] == "cuda" and torch.cuda.is_available()):
         raise UsageError(f"--device {name}: this machine has cpu{' and cuda' * torch.cuda.is_available()}")
     return name
+
+
+def load_model(name: str, device: str = "cpu") -> tuple:
+    """A model that speaks, its folder, and what that says of its training."""
+    from ms_core.checkpoint import checkpoint_folder, read_provenance
+    from ms_core.synthesis import MobileSpeech
+
+    folder = checkpoint_folder(name)
+    return MobileSpeech.from_pretrained(name, check_device(device)), folder, read_provenance(folder)
 
 
 def load_config(name: str, changes: list[str] | None = None):
@@ -161,28 +153,19 @@ def parse_changes(changes: list[str] | None) -> dict[str, object]:
     """{key: value} of KEY=VALUE, the value read as YAML; raises UsageError."""
     import yaml
 
-    values = {}
-    for change in changes or []:
-        key, sign, value = change.partition("=")
-        if not sign:
-            raise UsageError(f"--set {change!r}: give KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {change!r}: {value!r} is not a YAML value") from None
+    pairs = [change.partition("=") for change in changes or []]
+    try:
+        values = {key: yaml.safe_load(value) for key, sign, value in pairs if sign}
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {' '.join(changes)}: not a YAML value ({error})") from None
+    if wrong := [key for key, sign, _ in pairs if not sign]:
+        raise UsageError(f"--set {wrong[0]!r}: give KEY=VALUE")
     return values
 
 
-def show_version(asked: bool) -> None:
-    if asked:
+@app.callback(invoke_without_command=True)
+def main(show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens."""
+    if show_version:
         typer.echo(f"ms-core {version('ms-core')}")
         raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """MobileSpeech, replicated: zero-shot text-to-speech by masked filling of codec tokens."""

@@ -1,25 +1,14 @@
 """`evaluate`: what the evaluators say of what a model speaks."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ms_core import paths
-from ms_core.cli.common import Device, Model, Seed, Steps, UsageError, check_device, command, parse_steps
+from ms_core.cli.common import Device, Model, Seed, Steps, UsageError, command, load_model, parse_numbers
 
-
-class Conditions(StrEnum):
-    """Under which conditions `evaluate` lets a model speak; most are experiments of `conditions.py`."""
-
-    plain = "plain"
-    hard_texts = "hard-texts"
-    noisy_prompts = "noisy-prompts"
-    prompt_lengths = "prompt-lengths"
-    adaptation = "adaptation"
-    exports = "exports"
-    authors_clips = "authors-clips"
+Conditions = Literal["plain", "hard-texts", "noisy-prompts", "prompt-lengths", "adaptation", "exports", "authors-clips"]
 
 
 @command("evaluate")
@@ -27,10 +16,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the records and the scores of each utterance.")],
     model: Model = "mini",
     split: Annotated[str, typer.Option(help="A split of the model's corpus, or paper-demo.")] = "test-clean-24spk",
-    conditions: Annotated[
-        Conditions,
-        typer.Option(help="Which study, if not the split as it is."),
-    ] = Conditions.plain,
+    conditions: Annotated[Conditions, typer.Option(help="Which study, if not the split as it is.")] = "plain",
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many utterances only; of hard texts, so many of each kind.")
     ] = None,
@@ -53,17 +39,14 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Speak a split and let the evaluators score it beside the recordings, or under conditions beside a control."""
-    passes = parse_steps(steps)
-    plain = conditions is Conditions.plain
-    if voices is not None and conditions is not Conditions.hard_texts:
+    passes = parse_numbers(steps, "--steps")
+    plain = conditions == "plain"
+    if voices is not None and conditions != "hard-texts":
         raise UsageError(f"--voices {voices} is of --conditions hard-texts alone")
-    if bool(exported) is not (conditions is Conditions.exports):
+    if bool(exported) is not (conditions == "exports"):
         raise UsageError("--exported and --conditions exports go together: give both or neither")
     if not (baselines or plain):
         raise UsageError("--no-baselines is of plain evaluations: conditions have no baselines")
-    if conditions is Conditions.authors_clips:
-        _authors_clips(out, metrics, limit)
-        return
     if milestone is not None and (not plain or passes):
         raise UsageError("--milestone is of plain evaluations with the model's own passes")
     from ms_core.evaluation.scoring import ALIGNED, SPOKEN
@@ -74,17 +57,19 @@ def evaluate(
         raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(possible)}")
     import torch
 
-    from ms_core.checkpoint import checkpoint_folder, read_provenance
     from ms_core.config import DataConfig, DecodingConfig, parse
     from ms_core.evaluation import run_history
     from ms_core.evaluation.conditions import EXPERIMENTS, METRICS, evaluate_experiment
     from ms_core.evaluation.eval_set import EvalSet
+    from ms_core.evaluation.evaluate import demo_evaluate
     from ms_core.evaluation.evaluate import evaluate as run
     from ms_core.evaluation.records import MILESTONES, Provenance
-    from ms_core.synthesis import MobileSpeech
 
-    tts, folder = MobileSpeech.from_pretrained(model, check_device(device)), checkpoint_folder(model)
-    trained = read_provenance(folder)
+    if conditions == "authors-clips":  # the rows `authors/...` of the tables; no model speaks
+        items, file = range(1, limit + 1) if limit else None, out / "paper-demo.json"
+        _show(demo_evaluate(file, Provenance.of("mini"), chosen or SPOKEN, items), plain=True)
+        return
+    tts, folder, trained = load_model(model, device)
     system = f"mobilespeech-{trained['name']}"
     if passes:
         if len(passes) != tts.codec.config.n_q:
@@ -101,29 +86,17 @@ def evaluate(
     else:
         options = {} if voices is None else {"voices": voices}
         options |= {"folders": exported} if exported else {}
-        if conditions is Conditions.adaptation:
+        if conditions == "adaptation":
             from ms_core.training.adapt import STEPS, adapt
 
             options |= {"adapt": adapt, "steps": STEPS}
-        experiment = EXPERIMENTS[conditions.value](EvalSet.of_split(source, split), limit, **options)
+        experiment = EXPERIMENTS[conditions](EvalSet.of_split(source, split), limit, **options)
         records = evaluate_experiment(tts, system, experiment, out, provenance, chosen or METRICS, keep_audio)
+    _show(records, plain)
+
+
+def _show(records, plain: bool) -> None:
     for record in records:
         if record.pair_with is None:
             name = record.name if plain else f"{record.place}\t{record.name}"
             typer.echo(f"{name}\t{record.metric}\t{record.value:g}")
-
-
-def _authors_clips(out: Path, metrics: str | None, limit: int | None) -> None:
-    """Score the clips that the authors published (the rows `authors/...` of the tables); no model speaks."""
-    from ms_core.evaluation.evaluate import demo_evaluate
-    from ms_core.evaluation.records import Provenance
-    from ms_core.evaluation.scoring import SPOKEN
-
-    chosen = metrics.split(",") if metrics else SPOKEN
-    if unknown := [name for name in chosen if name not in SPOKEN]:
-        raise UsageError(f"--metrics: unknown {', '.join(unknown)}; choose among {', '.join(SPOKEN)}")
-    items = range(1, limit + 1) if limit else None
-    file = out / "paper-demo.json"
-    for record in demo_evaluate(file, Provenance.of("mini"), chosen, items):
-        if record.pair_with is None:
-            typer.echo(f"{record.system}\t{record.metric}\t{record.value:g}")

@@ -1,30 +1,13 @@
 """`export`, `report` and `reproduce`: a model for a phone, tables and pages, and the whole chain."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ms_core import paths
-from ms_core.cli.common import Model, PresetName, UsageError, check_out, command, load_config
-
-
-class Runtime(StrEnum):
-    """What `export` exports to."""
-
-    onnx = "onnx"
-    executorch = "executorch"
-
-
-class Format(StrEnum):
-    """Of figures."""
-
-    png = "png"
-    svg = "svg"
-    pdf = "pdf"
-
+from ms_core.cli.common import Model, PresetName, UsageError, command, load_config, load_model
 
 Home = Annotated[
     Path | None,
@@ -43,28 +26,25 @@ def set_home(folder: Path | None) -> None:
 @command("export")
 def export(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    to: Annotated[Runtime, typer.Option(help="The runtime that shall run it.")] = Runtime.onnx,
+    to: Annotated[Literal["onnx", "executorch"], typer.Option(help="The runtime that shall run it.")] = "onnx",
     model: Model = "mini",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
     watermark: Annotated[bool, typer.Option("--watermark", help="With what marks speech as synthetic: 5 MB.")] = False,
 ) -> None:
     """Export a model for a phone; `python -m ms_core.export.runtime` speaks with an ONNX export, without torch."""
-    from ms_core.checkpoint import checkpoint_folder, read_provenance
-    from ms_core.synthesis import MobileSpeech
-
-    if to is Runtime.executorch:
+    if to == "executorch":
         if watermark:
             raise UsageError("--watermark is of --to onnx, whose runtime marks")
         from ms_core.export.executorch import export_executorch, need_executorch
 
         need_executorch()
-        tts = MobileSpeech.from_pretrained(model)
-        folder = export_executorch(tts, out, read_provenance(checkpoint_folder(model)), int8=int8)
+        tts, _, provenance = load_model(model)
+        folder = export_executorch(tts, out, provenance, int8=int8)
     else:
         from ms_core.export.onnx import export as run
 
-        provenance = read_provenance(checkpoint_folder(model))
-        folder = run(MobileSpeech.from_pretrained(model), out, int8, provenance, watermark=watermark)
+        tts, _, provenance = load_model(model)
+        folder = run(tts, out, int8, provenance, watermark=watermark)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     typer.echo(f"{folder}: {size:.1f} MB")
 
@@ -77,7 +57,7 @@ def report(
     preset: Annotated[str, typer.Option(help="Whose results.")] = "mini",
     check: Annotated[bool, typer.Option("--check", help="Only check the tables that are there.")] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Draw figures/<preset> instead.")] = False,
-    form: Annotated[Format, typer.Option("--format", help="Of the figures.")] = Format.png,
+    form: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="Of the figures.")] = "png",
     latex: Annotated[Path | None, typer.Option(help="Write the tables of main.md to this .tex file instead.")] = None,
     sounds: Annotated[Path | None, typer.Option("--html", help="Write a page of sounds to this file instead.")] = None,
     test: Annotated[
@@ -102,7 +82,7 @@ def report(
             raise UsageError("--html and --listening-test need --audio")
         for option, path in (("--html", sounds), ("--listening-test", test)):
             if path:
-                check_out(path, ".html", option)
+                paths.check_out(path, ".html", option=option)
         if sounds and test and sounds.resolve() == test.resolve():
             raise UsageError(f"--html and --listening-test are both {sounds}: give two names")
         from ms_core.report import sounds as pages
@@ -118,7 +98,7 @@ def report(
     if figures:
         from ms_core.report.figures import draw
 
-        for path in draw(name, names or (), form.value):
+        for path in draw(name, names or (), form):
             typer.echo(str(path))
         return
     if not any(paths.results(name).glob("**/*.json")):
@@ -127,7 +107,7 @@ def report(
     from ms_core.report import tables
 
     if latex:
-        check_out(latex, ".tex", "--latex")
+        paths.check_out(latex, ".tex", option="--latex")
         from ms_core.report.latex import latex as written
 
         text = written(tables.main_markdown(tables.Results(name)))

@@ -1,43 +1,16 @@
 """`synth`, `voice` and `detect`: texts in a voice, a voice out of a recording, and whether a sound is synthetic."""
 
-from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ms_core.cli.common import (
-    Device,
-    Model,
-    Prompt,
-    PromptSeconds,
-    PromptText,
-    Seed,
-    Steps,
-    UsageError,
-    check_device,
-    check_out,
-    command,
-    parse_steps,
-)
+from ms_core import paths
+from ms_core.cli import common as given
+from ms_core.cli.common import UsageError, check_device, command, parse_numbers
 
 SOME_FAILED = 1  # exit code where some lines of several were not spoken
-
-
-class Stream(StrEnum):
-    """What `synth --stream` writes to stdout."""
-
-    raw = "raw"
-    wav = "wav"
-
-
-class Watermark(StrEnum):
-    """When `synth` marks; `ms_core.detect.watermark.POLICIES`."""
-
-    auto = "auto"
-    require = "require"
-    off = "off"
 
 
 @command("synth")
@@ -50,14 +23,14 @@ def synth(
     out: Annotated[
         Path | None, typer.Option(help="WAV file to write, or a folder: a file for each line of a file.")
     ] = None,
-    prompt: Prompt = None,
-    prompt_text: PromptText = None,
+    prompt: given.Prompt = None,
+    prompt_text: given.PromptText = None,
     voice: Annotated[str | None, typer.Option(help="A shipped voice's name or a voice file; no prompt then.")] = None,
-    model: Model = "mini",
-    seed: Seed = 0,
-    steps: Steps = None,
-    prompt_seconds: PromptSeconds = 10.0,
-    device: Device = "cpu",
+    model: given.Model = "mini",
+    seed: given.Seed = 0,
+    steps: given.Steps = None,
+    prompt_seconds: given.PromptSeconds = 10.0,
+    device: given.Device = "cpu",
     speed: Annotated[float, typer.Option(help="Tempo, 0.5 to 2; the pitch stays.")] = 1.0,
     variety: Annotated[float, typer.Option(help="0 to 1: how much seeds differ; 0 always says it the same.")] = 0.0,
     takes: Annotated[int, typer.Option(min=1, max=100, help="Say it so often, with one seed after the other.")] = 1,
@@ -70,27 +43,28 @@ def synth(
         str | None,
         typer.Option(help="File for the times of words: .json, .srt or .vtt; for a folder the suffix alone."),
     ] = None,
-    stream: Annotated[Stream | None, typer.Option(help="Write to stdout while it speaks: 16-bit PCM, or WAV.")] = None,
+    stream: Annotated[
+        Literal["raw", "wav"] | None, typer.Option(help="Write to stdout while it speaks: 16-bit PCM, or WAV.")
+    ] = None,
     watermark: Annotated[
-        Watermark,
+        Literal["auto", "require", "off"],
         typer.Option(help="Mark the speech as synthetic: where the extra is installed, or else fail; or not."),
-    ] = Watermark.auto,
+    ] = "auto",
 ) -> None:
     """Say texts with the voice of a recording. A WAV's comment says that it is synthetic, whatever --watermark."""
-    options = SimpleNamespace(**{**locals(), "stream": stream and stream.value})
+    options = SimpleNamespace(**locals())
     from ms_core.recordings.audio import read_audio
     from ms_core.speaking.lines import Request, shown_phones
-    from ms_core.tokens import Voice, shipped_voice
+    from ms_core.tokens import Voice
 
     if voice is not None and prompt is not None or prompt is None and prompt_text is not None:
         raise UsageError("give either --voice, or --prompt with --prompt-text")
-    passes = parse_steps(steps)
-    request = Request.of(options, passes, prompt is not None)
+    request = Request.of(options, parse_numbers(steps, "--steps"), prompt is not None)
     if show_phones:
         typer.echo(shown_phones(request.lines), err=stream is not None)
     if out is None and stream is None:
         return
-    speaker = None if voice is None else Voice.load(shipped_voice(voice) or voice)
+    speaker = None if voice is None else Voice.load(voice)
     if prompt is not None:
         read_audio(prompt)  # what is no recording is refused before the model is loaded
 
@@ -119,11 +93,11 @@ def enrolled(tts, prompt: Path, text: str | None, seconds: float):
 
 @command("voice")
 def voice(
-    prompt: Prompt = None,
-    prompt_text: PromptText = None,
+    prompt: given.Prompt = None,
+    prompt_text: given.PromptText = None,
     out: Annotated[Path | None, typer.Option(help="Voice file (.safetensors) to write.")] = None,
-    model: Model = "mini",
-    prompt_seconds: PromptSeconds = 10.0,
+    model: given.Model = "mini",
+    prompt_seconds: given.PromptSeconds = 10.0,
     adapt: Annotated[
         int,
         typer.Option(min=0, max=400, help="Also adapt to it by so many gradient steps, say 80."),
@@ -132,16 +106,16 @@ def voice(
 ) -> None:
     """Enrol a speaker: keep a recording's tokens, phones and durations in a file for `synth --voice`."""
     if listed:
-        from ms_core.tokens import Voice, shipped_voice, shipped_voices
+        from ms_core.tokens import Voice, shipped_voices
 
         for name in shipped_voices():
-            meta = Voice.load(shipped_voice(name)).meta
+            meta = Voice.load(name).meta
             credit = ", ".join(meta[key] for key in ("source", "attribution", "licence") if key in meta)
             typer.echo(f"{name}\t{meta.get('sex', '')}\t{credit}")
         return
     if prompt is None or out is None:
         raise UsageError("give --prompt and --out, or --list")
-    check_out(out, ".safetensors")
+    paths.check_out(out, ".safetensors")
     from ms_core.recordings.audio import read_audio
 
     read_audio(prompt)

@@ -1,43 +1,15 @@
 """`data` and `train`: speech made ready, a codec and a model of it."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ms_core import paths
-from ms_core.cli.common import (
-    Changes,
-    PartMb,
-    PresetName,
-    Processes,
-    UsageError,
-    check_out,
-    command,
-    load_config,
-    parse_changes,
-)
+from ms_core.cli import common as given
+from ms_core.cli.common import UsageError, command, load_config, parse_changes
 
-
-class Part(StrEnum):
-    """What `train` trains."""
-
-    codec = "codec"
-    model = "model"
-    ablations = "ablations"
-    detector = "detector"
-
-
-class Corpus(StrEnum):
-    """What `data` can fetch."""
-
-    librispeech = "librispeech"
-    libritts = "libritts"
-    speechocean762 = "speechocean762"
-
-
-PRESET_OF = {Corpus.librispeech: "mini", Corpus.libritts: "paper", Corpus.speechocean762: "mini"}
+Corpus = Literal["librispeech", "libritts", "speechocean762"]
 
 
 @command("data")
@@ -57,9 +29,9 @@ def data(
         Path | None, typer.Option(help="Write train and dev to this file (.pack), for `train model --pack`.")
     ] = None,
     voices: Annotated[int, typer.Option(min=0, help="Also pack so many virtual voices (WORLD) of each reader.")] = 0,
-    part_mb: PartMb = None,
+    part_mb: given.PartMb = None,
     join: Annotated[Path | None, typer.Option(help="Instead: make this file of its numbered parts.")] = None,
-    changes: Changes = None,
+    changes: given.Changes = None,
 ) -> None:
     """Align and tokenise a preset's speech, or fetch it into the data folder ($MS_DATA, else data/)."""
     if join:
@@ -69,7 +41,7 @@ def data(
 
         typer.echo(f"{join_file(join)}: joined")
         return
-    config = load_config(preset or PRESET_OF.get(download, "mini"), changes)
+    config = load_config(preset or ("paper" if download == "libritts" else "mini"), changes)
     if (voices or part_mb) and not pack:
         raise UsageError("--voices and --part-mb are of --pack: give it too")
     if pack:
@@ -82,7 +54,7 @@ def data(
     if download:
         from ms_core.data.corpora import download as fetch
 
-        source = config.data.model_copy(update={"corpus": download.value})
+        source = config.data.model_copy(update={"corpus": download})
         typer.echo(f"{paths.data()}: {', '.join(fetch(source, split))}")
         return
     from ms_core.checkpoint import CheckpointError
@@ -125,7 +97,7 @@ def data(
 
 def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) -> None:
     """Write a preset's pack and, where asked for, its parts."""
-    check_out(file, ".pack", "--pack")
+    paths.check_out(file, ".pack", option="--pack")
     if config.codec.kind != "mini":
         raise UsageError(f"--pack: preset {config.name} has codec {config.codec.kind!r}, a pack holds tokens of 'mini'")
     if "/" in config.data.train:
@@ -146,8 +118,11 @@ def _pack(config, file: Path, voices: int, part_mb: int | None, workers: int) ->
 
 @command("train")
 def train(
-    part: Annotated[Part, typer.Argument(help="The codec first, then the model; the ablation study's; the detector.")],
-    preset: PresetName = "mini",
+    part: Annotated[
+        Literal["codec", "model", "ablations", "detector"],
+        typer.Argument(help="The codec first, then the model; or the ablation study's variants; or the detector."),
+    ],
+    preset: given.PresetName = "mini",
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so many minutes and export.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Discard the run that is there.")] = False,
@@ -159,9 +134,9 @@ def train(
     only: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Of the ablations, these alone, in this order.")
     ] = None,
-    part_mb: PartMb = None,
-    processes: Processes = 1,
-    changes: Changes = None,
+    part_mb: given.PartMb = None,
+    processes: given.Processes = 1,
+    changes: given.Changes = None,
 ) -> None:
     """Train the codec or the model of a preset; a run that was stopped goes on with --resume.
 
@@ -169,7 +144,7 @@ def train(
     finished there is left alone, and the same command goes on where it was stopped. --minutes are of each. The detector
     is fitted to recordings of the preset's training speakers; what it knows of our speech needs no training.
     """
-    if part is Part.ablations:
+    if part == "ablations":
         if not pack or resume or replace or start or part_mb or processes != 1:
             raise UsageError("ablations need --pack, and take --only, --minutes, --out, --preset and --set beside it")
         _train_ablations(preset, pack, out, only, minutes, changes)
@@ -177,7 +152,7 @@ def train(
     if only:
         raise UsageError(f"--only {only} is of ablations alone")
     config = load_config(preset, changes)
-    if part is Part.detector:
+    if part == "detector":
         if pack or minutes or resume or replace or start or part_mb or processes != 1:
             raise UsageError("the detector takes --preset, --out and --set alone")
         from ms_core.training.detector import train_detector
@@ -192,7 +167,7 @@ def train(
     if relaunched(processes):
         return
     if pack:
-        if part is Part.codec or replace:
+        if part == "codec" or replace:
             raise UsageError("--pack trains a model, in a new folder or with --resume")
         from ms_core.training.acoustic import train_from_packs
 
@@ -204,7 +179,7 @@ def train(
         return
     from ms_core.training import runs as training_runs
 
-    if part is Part.codec:
+    if part == "codec":
         export = training_runs.train_codec(config, minutes, resume, out, replace)
         done = f"{export}: codec"
     else:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ms_core.checkpoint import CheckpointError
-from ms_core.codec.protocol import Codec, check_codes
+from ms_core.codec.base import Codec, check_codes
 
 __all__ = ["Codec", "check_codes", "load_codec"]
 

@@ -9,7 +9,6 @@ the memory, run on pieces with that context before them, and the LSTM, whose inp
 over all. Codes of pieces are therefore codes of the whole for any weights; only floating-point noise can differ.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +17,13 @@ from encodec import EncodecModel
 from encodec.model import ROOT_URL
 from encodec.modules import SLSTM
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ms_core import paths
-from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
-from ms_core.codec.protocol import check_codes
-from ms_core.config import CodecConfig, ConfigError, parse
-from ms_core.files import sha256
+from ms_core.checkpoint import CheckpointError, damaged
+from ms_core.codec.base import Codec, check_codes, digest_of
+from ms_core.config import CodecConfig, ConfigError
 
-FORMAT = "ms-codec-encodec-1"
 OFFICIAL = "encodec_24khz-d7cc33bc.th"  # the authors' file; the name carries the start of its sha256
 VOCOS_HUB = ("charactr/vocos-encodec-24khz", "pytorch_model.bin")  # repository of the Hugging Face hub, file
 VOCOS = "vocos-encodec-24khz.bin"  # what that file is called in our folder
@@ -40,11 +35,13 @@ FIXED = {"sample_rate": 24_000, "hop": 320, "bins": 1024}
 UNUSED = ("inited", "cluster_size", "embed_avg")  # of the package's codebooks; they serve its training alone
 
 
-class EncodecCodec(nn.Module):
+class EncodecCodec(Codec):
     """EnCodec of kind `encodec`, untrained; `from_official` and `load` give it weights.
 
     Raises ConfigError for a config that the official model does not fit.
     """
+
+    FORMAT = "ms-codec-encodec-1"
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -58,6 +55,9 @@ class EncodecCodec(nn.Module):
         self.encoder, self.quantizer, self.decoder = model.encoder, model.quantizer, model.decoder
         self.quantizer.vq.layers = self.quantizer.vq.layers[: config.n_q]
         self.quantizer.n_q = config.n_q
+        for layer in self.quantizer.vq.layers:
+            for name in UNUSED:
+                delattr(layer._codebook, name)
         self.vocos = VocosDecoder(config) if config.vocoder == "vocos" else None
         self.eval().requires_grad_(False)
 
@@ -68,32 +68,30 @@ class EncodecCodec(nn.Module):
         """The codec with published weights.
 
         Args:
-            weights: EnCodec's official `.th` file, or a `.safetensors` file of the same tensors; where None,
-                `<runs>/pretrained/encodec_24khz-d7cc33bc.th`, which is downloaded when it is not there.
+            weights: EnCodec's official file; where None, `<runs>/pretrained/encodec_24khz-d7cc33bc.th`, which is
+                downloaded when it is not there.
             vocos_weights: likewise for Vocos, if the config asks for it.
 
         Raises CheckpointError for weights that are missing, damaged or of another model.
         """
         codec = cls(config)
-        path = official_weights() if weights is None else Path(weights)
-        tensors = read_tensors(path)
-        expected = {k for k in codec.state_dict() if not k.startswith("vocos.")}
-        higher = tuple(f"quantizer.vq.layers.{i}." for i in range(config.n_q, LAYERS))
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(higher)}
-        _fill(codec, tensors, expected, path)
+        tensors = official_weights() if weights is None else read_tensors(weights)
+        left_out = tuple(f"quantizer.vq.layers.{i}." for i in range(config.n_q, LAYERS))
+        tensors = {k: v.float() for k, v in tensors.items() if not (k.endswith(UNUSED) or k.startswith(left_out))}
         if codec.vocos is not None:
-            codec.vocos.fill(official_vocos() if vocos_weights is None else Path(vocos_weights))
+            published = read_tensors(official_vocos() if vocos_weights is None else vocos_weights)
+            with damaged(VOCOS):
+                tensors |= {f"vocos.{k}": v for k, v in codec.vocos.own(published).items()}
+        with damaged(OFFICIAL if weights is None else weights):
+            codec.load_state_dict(tensors)
         return codec
 
     @property
     def token_digest(self) -> str:
         """The decoder does not decide tokens: the digest is the same for both vocoders."""
         facts = {key: getattr(self.config, key) for key in ("kind", "sample_rate", "hop", "n_q", "bins")}
-        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-        for _, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-        digest.update(self.codebooks().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        encoder = [tensor for _, tensor in sorted(self.encoder.state_dict().items())]
+        return digest_of(repr(sorted(facts.items())), [*encoder, self.codebooks()])
 
     def codebooks(self) -> Float[Tensor, "n bins c"]:
         """The code vectors, whose sum over layers is the latent that the decoder sees; c = 128."""
@@ -122,23 +120,6 @@ class EncodecCodec(nn.Module):
         model, lstm = self.decoder.model, _lstm(self.decoder.model)
         states = model[: lstm + 1](self.quantizer.decode(codes.transpose(0, 1)))  # (b, 512, t)
         return in_pieces(model[lstm + 1 :], states, 1, self.config.hop, CONTEXT, 0).clamp(-1, 1)
-
-    def save(self, folder: Path, provenance: dict[str, object]) -> None:
-        """Write weights (fp32, so that they stay the official ones) and JSON."""
-        tensors = {k: v for k, v in self.state_dict().items() if not k.endswith(UNUSED)}
-        meta = {"format": FORMAT, "config": self.config.model_dump(mode="json"), "token_digest": self.token_digest}
-        save_checkpoint(folder, tensors, {**meta, "provenance": provenance})
-
-    @classmethod
-    def load(cls, folder: Path) -> "EncodecCodec":
-        """Raises CheckpointError when files are missing, damaged or of another format, ImportError without Vocos."""
-        tensors, meta = load_checkpoint(folder, FORMAT)
-        with damaged(folder):
-            codec = cls(parse(CodecConfig, meta["config"], str(folder)))
-            _fill(codec, tensors, set(codec.state_dict()), Path(folder))
-            if codec.token_digest != meta["token_digest"]:
-                raise CheckpointError(f"{folder}: token digest {codec.token_digest}, not {meta['token_digest']}")
-        return codec
 
 
 class VocosDecoder(nn.Module):
@@ -174,13 +155,11 @@ class VocosDecoder(nn.Module):
         identity = torch.tensor([bandwidth], device=codes.device)
         return self.head(self.backbone(features.transpose(1, 2), bandwidth_id=identity))[:, None]
 
-    def fill(self, path: Path) -> None:
-        """Take the published weights. Raises CheckpointError where they are missing, damaged or of another model."""
-        tensors = {k: v for k, v in read_tensors(path).items() if not k.startswith("feature_extractor.encodec.")}
-        with damaged(path):
-            books = tensors.pop("feature_extractor.codebook_weights").unflatten(0, (-1, self.books.shape[1]))
-            tensors["books"] = books[: len(self.books)]
-        _fill(self, tensors, set(self.state_dict()), path)
+    def own(self, published: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published weights by the names that they have here; KeyError for those of another model."""
+        tensors = {k: v.float() for k, v in published.items() if not k.startswith("feature_extractor.encodec.")}
+        books = tensors.pop("feature_extractor.codebook_weights").unflatten(0, (-1, self.books.shape[1]))
+        return {**tensors, "books": books[: len(self.books)]}
 
 
 def in_pieces(
@@ -204,21 +183,16 @@ def folder() -> Path:
     return paths.runs() / "pretrained"
 
 
-def official_weights() -> Path:
-    """EnCodec's official file, downloaded where missing from the address that the `encodec` package gives."""
-    path = folder() / OFFICIAL
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = path.stem.split("-")[1]
+def official_weights() -> dict[str, Tensor]:
+    """EnCodec's official tensors, downloaded where missing from the address that the `encodec` package gives."""
+    place = {"model_dir": str(folder()), "map_location": "cpu", "weights_only": True}
     try:
-        torch.hub.download_url_to_file(ROOT_URL + OFFICIAL, str(path), prefix, progress=False)
-    except (OSError, RuntimeError) as error:
+        return torch.hub.load_state_dict_from_url(ROOT_URL + OFFICIAL, **place, progress=False, check_hash=True)
+    except Exception as error:  # of the network, of a full disk, of a damaged file
         raise CheckpointError(
-            f"EnCodec's weights are missing and could not be downloaded from {ROOT_URL}{OFFICIAL} ({error}): "
-            f"put the file at {path}, or give its path"
+            f"EnCodec's weights are damaged, or missing and could not be downloaded from {ROOT_URL}{OFFICIAL} "
+            f"({error}): put the file at {folder() / OFFICIAL}, or give its path"
         ) from error
-    return path
 
 
 def official_vocos() -> Path:
@@ -238,47 +212,18 @@ def official_vocos() -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file or of a PyTorch file, which is read without unpickling code.
-
-    A name that carries a hash, as the official one does, is held to it. Raises CheckpointError.
-    """
-    path = Path(path)
+    """Tensors of a PyTorch file, which is read without unpickling code. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; the official file {OFFICIAL} goes to {folder()}")
-    prefix = OFFICIAL.split("-")[1].removesuffix(".th")
-    if path.name == OFFICIAL and not sha256(path).startswith(prefix):
-        raise CheckpointError(f"{path}: its sha256 does not start with {prefix}: damaged, download it again")
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else _load_pytorch(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not safetensors ({error})") from None
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and end-of-file errors of many kinds
+        raise CheckpointError(f"{path}: not a PyTorch file of plain tensors ({error})") from None
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise CheckpointError(f"{path}: not a table of named tensors")
     return tensors
 
 
-def _load_pytorch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and end-of-file errors of many kinds
-        raise CheckpointError(f"{path}: not a PyTorch file of plain tensors ({error})") from None
-
-
 def _lstm(model: nn.Sequential) -> int:
     """Index of the LSTM in an encoder or decoder."""
     return next(index for index, module in enumerate(model) if isinstance(module, SLSTM))
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor], expected: set[str], path: Path) -> None:
-    """Load the `expected` tensors, all but the unused; raises CheckpointError for a missing or unfit one."""
-    expected = {k for k in expected if not k.endswith(UNUSED)}
-    weights = {k: v.float() for k, v in tensors.items() if not k.endswith(UNUSED)}
-    odd = sorted(expected ^ weights.keys())
-    if odd:
-        what = "lacks" if odd[0] in expected else "has the unknown"
-        raise CheckpointError(f"{path}: {what} {odd[0]} ({len(odd)} names differ): weights of another model")
-    own = module.state_dict()
-    for key, value in weights.items():
-        if own[key].shape != value.shape:
-            raise CheckpointError(f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(own[key].shape)}")
-    module.load_state_dict(weights, strict=False)

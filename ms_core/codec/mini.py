@@ -9,31 +9,30 @@ at the fundamental frequency and from noise. Codes of a waveform codec change wh
 by a millisecond or turned over in sign; these hardly do, so that a small model can learn them from few hours.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from ms_core.checkpoint import CheckpointError, damaged, load_checkpoint, save_checkpoint
-from ms_core.codec.protocol import check_codes
+from ms_core.codec.base import Codec, check_codes, digest_of
 from ms_core.codec.source_filter import SourceFilterDecoder
 from ms_core.codec.spectral import stft
-from ms_core.config import CodecConfig, parse
+from ms_core.config import CodecConfig
 
 MEL_FLOOR = 5e-3  # added to a mel magnitude before the logarithm: about the room noise of LibriSpeech. Our choice
 # what decides the tokens; the decoder may change without them
 TOKEN_FIELDS = {"kind", "sample_rate", "hop", "n_q", "bins", "n_mels", "n_fft", "substeps", "latent_dim"}
 
 
-class MiniCodec(nn.Module):
+class MiniCodec(Codec):
     """Our 16 kHz codec: log-mel, principal components, residual vector quantiser, source-filter decoder."""
+
+    FORMAT = "ms-codec-1"
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -50,10 +49,8 @@ class MiniCodec(nn.Module):
     @property
     def token_digest(self) -> str:
         fields = self.config.model_dump(mode="json", include=TOKEN_FIELDS)
-        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-        for tensor in (self.mel_basis, self.mean, self.components, self.books):
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        tensors = self.mel_basis, self.mean, self.components, self.books
+        return digest_of(json.dumps(fields, sort_keys=True), tensors)
 
     def codebooks(self) -> Float[Tensor, "n bins dim"]:
         return self.books
@@ -134,22 +131,9 @@ class MiniCodec(nn.Module):
         codec.load_state_dict({**self.state_dict(), "books": self.books[:layers]})
         return codec.eval()
 
-    def save(self, folder: Path, provenance: dict[str, object]) -> None:
-        """Write weights (decoder in fp16, all that decides the tokens in fp32) and JSON."""
-        tensors = {k: v.half() if k.startswith("decoder.") else v for k, v in self.state_dict().items()}
-        meta = {"format": "ms-codec-1", "config": self.config.model_dump(mode="json")}
-        save_checkpoint(folder, tensors, {**meta, "token_digest": self.token_digest, "provenance": provenance})
-
-    @classmethod
-    def load(cls, folder: Path) -> "MiniCodec":
-        """Raises CheckpointError when files are missing, damaged or of another format."""
-        tensors, meta = load_checkpoint(folder, "ms-codec-1")
-        with damaged(folder):
-            codec = cls(parse(CodecConfig, meta["config"], str(folder)))
-            codec.load_state_dict({k: v.float() for k, v in tensors.items()})
-            if codec.token_digest != meta["token_digest"]:
-                raise CheckpointError(f"{folder}: token digest {codec.token_digest}, not {meta['token_digest']}")
-        return codec.eval()
+    def weights(self) -> dict[str, Tensor]:
+        """The decoder in fp16, all that decides the tokens in fp32."""
+        return {k: v.half() if k.startswith("decoder.") else v for k, v in self.state_dict().items()}
 
 
 def mel_basis(config: CodecConfig) -> Float[Tensor, "m f"]:

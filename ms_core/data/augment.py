@@ -61,11 +61,8 @@ def virtual_voices(
     bins = np.arange(envelope.shape[1], dtype=np.float64)
     voices = np.zeros((len(factors), len(wave)), np.float32)
     for voice, (pitch, formants) in zip(voices, factors, strict=True):
-        source = (bins / formants).clip(0, bins[-1])  # what a bin shall hold, as a place on the old axis
-        low = source.astype(int).clip(max=len(bins) - 2)
-        part = source - low
-        moved = (old[:, low] * (1 - part) + old[:, low + 1] * part for old in (envelope, noise))
-        moved_envelope, moved_noise = (np.ascontiguousarray(new) for new in moved)
-        wave_of_voice = pyworld.synthesize(f0 * pitch, np.exp(moved_envelope), moved_noise, rate)[: len(wave)]
+        places = bins / formants  # what a bin shall hold, as a place on the old axis
+        moved = [np.stack([np.interp(places, bins, row) for row in old]) for old in (envelope, noise)]
+        wave_of_voice = pyworld.synthesize(f0 * pitch, np.exp(moved[0]), moved[1], rate)[: len(wave)]
         voice[: len(wave_of_voice)] = wave_of_voice * min(1.0, 0.99 / max(np.abs(wave_of_voice).max(), 1e-9))
     return voices

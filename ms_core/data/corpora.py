@@ -55,8 +55,7 @@ def read_cuts(config: DataConfig, split: str) -> CutSet:
         if config.corpus == "shipped":
             raise DataError(f"{manifest} is missing: the package is incomplete, install it again")
         return _recipe_cuts("librispeech", root, split)
-    with open(manifest, newline="", encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if r["set"] == split]
+    rows = [row for row in _read_rows(manifest) if row["set"] == split]
     if not rows:
         raise DataError(f"{manifest} has no utterance of set {split!r}")
     names = [row["utt"] for row in rows]
@@ -216,11 +215,9 @@ def _fetch(config: DataConfig, parts: list[str], root: Path) -> list[str]:
 
 def selection(file: Path = SELECTION) -> list[dict[str, str]]:
     """set, utt, speaker, sex of each utterance of our selection."""
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [
         {"set": row["set"], "utt": f"{row['speaker']}-{name}", "speaker": row["speaker"], "sex": row["sex"]}
-        for row in rows
+        for row in _read_rows(file)
         for name in row["utterances"].split()
     ]
 
@@ -229,24 +226,15 @@ def write_manifest(root: Path, rows: Sequence[dict[str, str]] | None = None) -> 
     """`manifest.tsv` of our selection out of LibriSpeech unpacked in `root`. Raises DataError where one is missing."""
     root = Path(root)
     texts: dict[Path, dict[str, str]] = {}
-    lines, missing = [], []
+    lines = []
     for row in selection() if rows is None else rows:
         chapter = root / "LibriSpeech" / PARTS[row["set"]] / Path(*row["utt"].split("-")[:2])
         audio, transcript = chapter / f"{row['utt']}.flac", chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
         if chapter not in texts and transcript.is_file():
             entries = (line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines())
             texts[chapter] = {utt: text for utt, _, text in entries}
-        text = texts.get(chapter, {}).get(row["utt"])
-        if text is None or not audio.is_file():
-            missing.append(str(audio))
-            continue
-        seconds = f"{soundfile.info(audio).duration:.3f}"
-        lines.append({**row, "seconds": seconds, "path": str(audio.relative_to(root)), "text": text})
-    if missing:
-        raise DataError(f"{len(missing)} utterances of the selection are missing, the first is {missing[0]}")
-
-    _write_rows(root / "manifest.tsv", lines)
-    return root / "manifest.tsv"
+        lines.append((audio, {**row, "text": texts.get(chapter, {}).get(row["utt"])}))
+    return _write_rows(root, lines)
 
 
 def add_accented(root: Path) -> Path:
@@ -258,8 +246,7 @@ def add_accented(root: Path) -> Path:
     """
     root = Path(root)
     folder, manifest = root / "speechocean762", root / "manifest.tsv"
-    with open(ADULTS, newline="", encoding="utf-8") as stream:
-        sexes = {row["speaker"]: row["sex"] for row in csv.DictReader(stream, delimiter="\t")}
+    sexes = {row["speaker"]: row["sex"] for row in _read_rows(ADULTS)}
 
     def table(name: str) -> dict[str, str]:
         files = [folder / part / name for part in ("train", "test")]
@@ -269,30 +256,35 @@ def add_accented(root: Path) -> Path:
         return dict(lines)
 
     texts, speakers, recordings = table("text"), table("utt2spk"), table("wav.scp")
-    lines = []
-    for utt, speaker in sorted(speakers.items()):
-        if speaker not in sexes:
-            continue
-        audio = folder / recordings[utt]
-        if not audio.is_file():
-            raise DataError(f"{audio} is missing: unpack speechocean762 (OpenSLR 101) into {root}")
-        facts = {"set": ACCENTED, "utt": utt, "speaker": f"so{speaker}", "sex": sexes[speaker], "text": texts[utt]}
-        seconds = f"{soundfile.info(audio).duration:.3f}"
-        lines.append({**facts, "seconds": seconds, "path": str(audio.relative_to(root))})
-    kept = []
-    if manifest.is_file():
-        with open(manifest, newline="", encoding="utf-8") as stream:
-            rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            kept = [row for row in rows if row["set"] != ACCENTED]
-    _write_rows(manifest, [*kept, *lines])
-    return manifest
+    adults = [(utt, speaker) for utt, speaker in sorted(speakers.items()) if speaker in sexes]
+    lines = [
+        (folder / recordings[utt], {"set": ACCENTED, "utt": utt, "speaker": f"so{speaker}", "sex": sexes[speaker],
+                                    "text": texts[utt]})
+        for utt, speaker in adults
+    ]  # fmt: skip
+    kept = [row for row in _read_rows(manifest) if row["set"] != ACCENTED] if manifest.is_file() else []
+    return _write_rows(root, lines, kept)
 
 
-def _write_rows(manifest: Path, rows: Sequence[dict[str, str]]) -> None:
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _write_rows(root: Path, lines: Sequence[tuple[Path, dict]], kept: Sequence[dict[str, str]] = ()) -> Path:
+    """`root/manifest.tsv` of rows that stay, and of recordings with what is known of them. Raises DataError."""
+    if missing := [str(audio) for audio, row in lines if row["text"] is None or not audio.is_file()]:
+        raise DataError(f"{len(missing)} recordings or their texts are missing, the first is {missing[0]}")
+    new = [
+        {**row, "seconds": f"{soundfile.info(audio).duration:.3f}", "path": str(audio.relative_to(root))}
+        for audio, row in lines
+    ]
+
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows([*kept, *new])
 
-    write_atomic(manifest, write)
+    write_atomic(root / "manifest.tsv", write)
+    return root / "manifest.tsv"

@@ -49,6 +49,12 @@ def prepare(
     cuts = list(read_cuts(config, split))
     short = [c for c in cuts if not config.min_seconds <= c.duration <= config.max_seconds]
     cuts = [c for c in cuts if config.min_seconds <= c.duration <= config.max_seconds]
+    if config.per_speaker is not None and split in config.train.split("+"):
+        of_speaker = defaultdict(list)
+        for cut in cuts:
+            of_speaker[cut.supervisions[0].speaker].append(cut.id)
+        kept = {name for names in of_speaker.values() for name in names[: config.per_speaker]}
+        cuts = [cut for cut in cuts if cut.id in kept]
     alignments = aligned(config, split, cuts, workers)
     dropped = defaultdict(list, {"length": [c.id for c in short]})
     name = f"{split}-{_digest(cuts, alignments)}"

@@ -30,6 +30,8 @@ from ms_core.files import write_atomic, write_wav
 from ms_core.recordings.audio import load_speech
 
 RATIO_RANGE = (0.85, 1.15)  # of the length of an output to its recording's
+RATIOS = ("duration_ratio", "speech_ratio")  # of whole lengths, and without the silences at both ends
+SPEECH_PART = 0.4
 EDITS = {  # metric -> the edits that it counts, over the reference words: those of WER apart, and words lost or added
     "wer_sub": "s",
     "wer_del": "d",
@@ -46,9 +48,26 @@ def through_codec(codec, wav: np.ndarray, device: str = "cpu") -> np.ndarray:
     return codec.decode(codes)[0, 0, : len(wav)].float().cpu().numpy()
 
 
-def _row(item: Item, system: str, scores: dict, length: float) -> dict[str, object]:
+def speech_seconds(wav: np.ndarray, rate: int) -> float:
+    """Length from the first to the last 20 ms of speech: silence at both ends is left out, for no text tells how much
+    of it a recording has.
+
+    Speech is what lies above `SPEECH_PART` of the way, in dB, from a recording's quiet frames to its loud ones: on
+    dev-other, some of it noisy, this is within .02 s of the alignment's ends in the median.
+    """
+    width = rate // 50
+    power = np.square(wav[: len(wav) // width * width], dtype=np.float64).reshape(-1, width).mean(1)
+    level = 10 * np.log10(power + 1e-12)
+    quiet, loud = np.percentile(level, (3, 95))
+    quiet = max(quiet, loud - 60)  # synthetic silence may be nothing at all
+    loud = np.flatnonzero(level >= quiet + SPEECH_PART * (loud - quiet))
+    return float(loud[-1] + 1 - loud[0]) * width / rate
+
+
+def _row(item: Item, system: str, scores: dict, wav: np.ndarray, original: np.ndarray, rate: int) -> dict[str, object]:
     row = {"utt": item.utt, "speaker": item.speaker, "system": system, "text": item.text, **scores}
-    row["duration_ratio"] = scores["seconds"] / length
+    row["duration_ratio"] = len(wav) / len(original)
+    row["speech_ratio"] = speech_seconds(wav, rate) / speech_seconds(original, rate)
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
 
 
@@ -73,7 +92,8 @@ def _rows(
     count = len(wavs)
     spoken = [m for m in metrics if m in SPOKEN]
     scored = score(list(wavs.values()), rate, [item.text] * count, [reference] * count, spoken)
-    rows = [_row(item, name, scores, len(original) / rate) for name, scores in zip(wavs, scored, strict=True)]
+    pairs = zip(wavs.items(), scored, strict=True)
+    rows = [_row(item, name, scores, wav, original, rate) for (name, wav), scores in pairs]
     if sims := [m for m in metrics if m in SIMS]:
         impostor_wav = eval_set.reference(eval_set.impostor(item), rate)
         others = score(list(wavs.values()), rate, None, [impostor_wav] * count, sims)
@@ -234,8 +254,9 @@ def columns_of(rows: Sequence[dict], metric: str) -> tuple[list[float], list[flo
     if metric.endswith("_margin"):
         base = metric.removesuffix("_margin")
         return [row[base] - row[f"{base}_other"] for row in rows], None
-    if metric == "duration_ratio_share":
-        return [float(RATIO_RANGE[0] <= row["duration_ratio"] <= RATIO_RANGE[1]) for row in rows], None
+    if metric.endswith("_ratio_share"):
+        base = metric.removesuffix("_share")
+        return [float(RATIO_RANGE[0] <= row[base] <= RATIO_RANGE[1]) for row in rows], None
     return [row[metric] for row in rows], None
 
 
@@ -264,7 +285,7 @@ def metrics_of(row: dict) -> list[str]:
     names = [m for m in ("wer", "cer") if f"{m}_n" in row] + [m for m in EDITS if "wer_n" in row]
     names += [m for m in (*SPOKEN, *ALIGNED) if m in row]
     names += [f"{m}_margin" for m in SIMS if f"{m}_other" in row]
-    return names + ["duration_ratio", "duration_ratio_share"] * ("duration_ratio" in row)
+    return names + [f"{ratio}{kind}" for ratio in RATIOS if ratio in row for kind in ("", "_share")]
 
 
 def _check_balance(by_system: dict[str, list[dict]]) -> None:

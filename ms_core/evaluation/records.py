@@ -34,11 +34,11 @@ UNITS = {  # of the metrics that have a fixed name; a metric of another name sta
     metric: unit
     for unit, metrics in {
         "fraction": "wer cer wer_sub wer_del wer_ins wer_del_ins wer_shuffled stoi duration_ratio_share "
-        "enrolment_refused eer miss_at_1pct_fa flagged watermark_read",
+        "speech_ratio_share enrolment_refused eer miss_at_1pct_fa flagged watermark_read",
         "cosine": "sim_campp sim_ge2e sim_campp_margin sim_ge2e_margin",
         "MOS": "dnsmos distillmos mos_q mos_p mos_s",
         "MOS-LQO": "pesq",
-        "ratio": "duration_ratio time_ratio",
+        "ratio": "duration_ratio speech_ratio time_ratio",
         "s": "prompt_seconds audio_seconds",
         "MB": "peak_rss_mb size_mb",
         "h": "training_hours",

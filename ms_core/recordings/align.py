@@ -17,10 +17,8 @@ from jaxtyping import Float
 from ms_core.text import BOUNDARIES, BOUNDARY, normalise, pronunciations
 
 SAMPLE_RATE = 16_000
-FRAME = 0.01
-"""Seconds of one frame of pocketsphinx."""
-MIN_PHONE_FRAMES = 3
-"""A phone of pocketsphinx has three states and hence at least three frames."""
+FRAME = 0.01  # seconds of one frame of pocketsphinx
+MIN_PHONE_FRAMES = 3  # a phone of pocketsphinx has three states and hence at least three frames
 MIN_SCORE = -36.0
 """Least mean acoustic score of the words' frames. pocketsphinx counts a frame's score from the best of all its states,
 so that 0 is perfect and recordings are comparable. Our choice, from LibriSpeech test-other: right texts -10 to -34,
@@ -30,8 +28,7 @@ MIN_UNSPOKEN = -15.0
 silence. Our choice, from LibriSpeech test-other: right texts 0 to -6, without their last fifth -13 in the median."""
 BEAMS = ({}, {"beam": 1e-80, "pbeam": 1e-80, "wbeam": 1e-60})
 """Search widths: pocketsphinx's own, and a wider one for the 1 in 1,000 recordings where that loses the path."""
-FRAMES_OFF = 3
-"""How many codec frames may stand above or below an alignment's length: codecs pad at the end."""
+FRAMES_OFF = 3  # how many codec frames may stand above or below an alignment's length: codecs pad at the end
 
 
 class AlignmentError(ValueError):

@@ -17,24 +17,17 @@ from jaxtyping import Float, Num
 
 from ms_core.files import AudioError
 
-MAX_FILE_SECONDS = 3600
-"""The longest file that is read into memory."""
-MIN_SAMPLE_RATE = 8_000
-"""Telephone speech; below it, consonants cannot be told apart."""
-MIN_RMS = 1e-3
-"""-60 dB of full scale; speech in a recording lies near -25 dB."""
+MAX_FILE_SECONDS = 3600  # the longest file that is read into memory
+MIN_SAMPLE_RATE = 8_000  # telephone speech; below it, consonants cannot be told apart
+MIN_RMS = 1e-3  # -60 dB of full scale; speech in a recording lies near -25 dB
 FULL_SCALE = 0.999
-MAX_CLIPPED = 0.01
-"""The allowed share of samples at or above `FULL_SCALE`."""
+MAX_CLIPPED = 0.01  # the allowed share of samples at or above `FULL_SCALE`
 MAX_CHANNELS = 8
-OFFSET = 2e-3
-"""A constant part of a prompt below this is left in."""
+OFFSET = 2e-3  # a constant part of a prompt below this is left in
 USUAL_DB, NORMAL_DB = (-36.0, -14.0), -25.0
 """Levels (RMS, dB of full scale) of prompts that are taken as they are, and the level to which others are brought."""
-CANCELLED = 0.05
-"""A mixed-down level below this share of the channels' own: they are in antiphase."""
-FFMPEG_RATE = 48_000
-"""Hz, at which what soundfile cannot read is decoded."""
+CANCELLED = 0.05  # a mixed-down level below this share of the channels' own: they are in antiphase
+FFMPEG_RATE = 48_000  # Hz, at which what soundfile cannot read is decoded
 
 
 def read_audio(path: str | Path) -> tuple[Float[np.ndarray, "L"], int]:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import yaml
 
@@ -65,23 +66,23 @@ def find_stage(name: str, stages: Sequence[str] = STAGES) -> int:
 
 def parse_parameters(assignments: Sequence[str]) -> dict[str, str]:
     """["NAME=VALUE", ...] as a dict; `plan` reads the values as the notebooks' defaults say."""
-    values = {}
-    for text in assignments:
-        name, sign, value = text.partition("=")
-        if not sign or not name.isidentifier():
-            raise PipelineError(f"parameter {text!r}: give it as NAME=VALUE")
-        values[name] = value
-    return values
+    pairs = [text.partition("=") for text in assignments]
+    if wrong := ["".join(pair) for pair in pairs if not pair[1] or not pair[0].isidentifier()]:
+        raise PipelineError(f"parameter {wrong[0]!r}: give it as NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
-def _read_as(name: str, value: object, default: object) -> object:
-    """A value of the command line: text where the default is text, else YAML: 3 is a number, [a, b] a list."""
-    if not isinstance(value, str) or isinstance(default, str):
+def _read_as(stage: str, name: str, value: object, default: object) -> object:
+    """A value where a notebook has `default`: text stays text where that is text, else it is YAML, as in [a, b]."""
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise PipelineError(f"parameter {name}: {value!r} is not a YAML value") from None
+    kinds = type(value), type(default)
+    if None in (value, default) or kinds[0] is kinds[1] or kinds == (int, float):
         return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise PipelineError(f"parameter {name}: {value!r} is not a YAML value") from None
+    raise PipelineError(f"parameter {name}={value!r} of {stage}: expected a value like {default!r}")
 
 
 def notebook_parameters(notebook: Path) -> dict[str, object]:
@@ -95,14 +96,6 @@ def notebook_parameters(notebook: Path) -> dict[str, object]:
         except (ValueError, SyntaxError):
             defaults[name] = None
     return defaults
-
-
-def _same_kind(value: object, default: object) -> bool:
-    """Whether a value may stand where a notebook has `default`; an int may stand for a float."""
-    if value is None or default is None or type(value) is type(default):
-        return True
-    number = isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(default, float) and number
 
 
 def plan(
@@ -121,37 +114,24 @@ def plan(
     notebooks = Path(notebooks or paths.home() / "notebooks")
     if first and only:
         raise PipelineError(f"--from {first} and --only {only} exclude each other: give one of them")
-    names = list(stages)
-    if only:
-        names = [stages[find_stage(only, stages)]]
-    elif first:
-        names = list(stages[find_stage(first, stages) :])
-    if missing := [name for name in names if not (notebooks / f"{name}.ipynb").is_file()]:
-        files = ", ".join(f"{name}.ipynb" for name in missing)
-        raise PipelineError(f"no notebook {files} in {notebooks}: take them from the repository, or give --home FOLDER")
+    at = find_stage(first or only, stages) if first or only else 0
+    names = [stages[at]] if only else list(stages[at:])
+    if missing := ", ".join(f"{name}.ipynb" for name in names if not (notebooks / f"{name}.ipynb").is_file()):
+        raise PipelineError(f"no notebook {missing} in {notebooks}: take it from the repository, or give --home FOLDER")
     known = {name: notebook_parameters(notebooks / f"{name}.ipynb") for name in names}
-    if without := [name for name, found in known.items() if "PRESET" not in found]:
+    if without := [name for name, defaults in known.items() if "PRESET" not in defaults]:
         raise PipelineError(f"{', '.join(without)}: no PRESET in a cell tagged `parameters`")
-    wanted = dict(parameters or {})
-    for key, value in wanted.items():
-        having = {name: found[key] for name, found in known.items() if key in found}
-        if key == "PRESET" or not having:
-            choices = sorted({k for found in known.values() for k in found} - {"PRESET"})
-            hint = "use --preset" if key == "PRESET" else f"choose among {', '.join(choices) or 'none'}"
-            raise PipelineError(f"no parameter {key!r} to set in {', '.join(names)}: {hint}")
-        for name, default in having.items():
-            value = _read_as(key, value, default)
-            if not _same_kind(value, default):
-                raise PipelineError(f"parameter {key}={value!r} of {name}: expected a value like {default!r}")
-    return [
-        Stage(
-            name,
-            notebooks / f"{name}.ipynb",
-            paths.results(preset) / "notebooks" / f"{name}.ipynb",
-            {"PRESET": preset, **{k: _read_as(k, v, known[name][k]) for k, v in wanted.items() if k in known[name]}},
-        )
-        for name in names
-    ]
+    given = dict(parameters or {})
+    choices = sorted({key for defaults in known.values() for key in defaults} - {"PRESET"})
+    if unknown := [key for key in given if key not in choices]:
+        hint = "use --preset" if unknown[0] == "PRESET" else f"choose among {', '.join(choices) or 'none'}"
+        raise PipelineError(f"no parameter {unknown[0]!r} to set in {', '.join(names)}: {hint}")
+    planned, folder = [], paths.results(preset) / "notebooks"
+    for name, defaults in known.items():
+        own = {key: _read_as(name, key, value, defaults[key]) for key, value in given.items() if key in defaults}
+        file = f"{name}.ipynb"
+        planned.append(Stage(name, notebooks / file, folder / file, {"PRESET": preset, **own}))
+    return planned
 
 
 def _bare(code: str) -> str:
@@ -172,13 +152,10 @@ def _imported(code: str, package: Path) -> set[Path]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             if isinstance(node, ast.ImportFrom):
                 names = [f"{node.module}.{name}" for name in names]
-            for name in [name for name in names if name.split(".")[0] == package.name]:
-                parts = name.split(".")[1:]
-                rooms = [package.joinpath(*parts[:depth], "__init__.py") for depth in range(len(parts) + 1)]
-                modules = [
-                    package.joinpath(*parts[:depth]).with_suffix(".py") for depth in (len(parts) - 1, len(parts))
-                ]
-                new = {file for file in (*rooms, *modules) if file.is_file()} - files
+            for root, *parts in (name.split(".") for name in names):
+                places = [package.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)] * (root == package.name)
+                modules = [form for place in places for form in (place / "__init__.py", place.with_suffix(".py"))]
+                new = {file for file in modules if file.is_file()} - files
                 files |= new
                 waiting += [file.read_text() for file in new]
     return files
@@ -218,13 +195,8 @@ def own_kernel() -> Iterator[str]:
         (kernel / "kernel.json").write_text(json.dumps(spec))
         folders = ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
         changed = {"JUPYTER_PATH": str(root), **{key: str(root / key.lower()) for key in folders}}
-        before = os.environ.copy()
-        os.environ.update(changed)
-        try:
+        with mock.patch.dict(os.environ, changed):
             yield KERNEL
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def execute(stage: Stage) -> None:

@@ -6,61 +6,49 @@ So both parts of a cut get a silence as long as the pause that the whole text wo
 from end to end. How the authors join parts is unknown: our choice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-CONTEXT = 80  # phones on each side of a pause by which its length is predicted; ExecuTorch programs take 256 in all
-SHORTEST = 2  # codec frames of a pause between parts: 40 ms at 50 frames a second, so that there is room for a blend
+from ms_core.tokens import Voice
 
 
-def planned(
-    phones: Sequence[str], parts: Sequence[Sequence[str]], durations: Callable[[int, Sequence[str], int], Sequence[int]]
-) -> Iterator[tuple[list[int], int]]:
-    """For each part, when it is asked for: frames of its phones, and frames of the pause after it, which are its last
-    phone's and the next part's first; 0 after the last.
+@dataclass(frozen=True)
+class Part:
+    """What is spoken at once: phones with their frames, in one voice.
 
-    Args:
-        phones: of the whole text.
-        parts: what `text.chunks` cut them into.
-        durations: (index of a part, phones, where they stand in the text) -> the frames that the model predicts for
-            each with the part's voice.
+    Attributes:
+        pause: frames of its last phone that the next part begins with; 0 for the last part.
+        silences: frames of silence to be put into pauses, by index of phone.
     """
-    at, pause = 0, 0
-    for index, part in enumerate(parts):
-        frames = list(durations(index, part, at))
-        if index:
-            frames[0] = pause
-        if index + 1 == len(parts):
-            pause = 0
-        else:
-            at += len(part) - 1  # the pause's index among all phones
-            first = max(at - CONTEXT, 0)
-            pause = max(durations(index, phones[first : at + CONTEXT + 1], first)[at - first], SHORTEST)
-            frames[-1] = pause
-        yield frames, pause
+
+    phones: Sequence[str]
+    frames: list[int]
+    voice: Voice | None = None
+    seed: int = 0
+    pause: int = 0
+    silences: Mapping[int, int] = field(default_factory=dict)
+
+    def lasting(self) -> list[int]:
+        """Frames of its phones with their silences, without the pause that the next part begins with."""
+        frames = [count + self.silences.get(index, 0) for index, count in enumerate(self.frames)]
+        return frames[:-1] if self.pause else frames
 
 
-def joined(
-    plan: Iterable[tuple[list[int], int, Mapping[int, int]]], speak: Callable[[int, Sequence[int]], np.ndarray]
-) -> Iterator[np.ndarray]:
-    """The parts' waveforms as they become ready, each with the pause before it; end to end they are the whole speech.
-
-    Args:
-        plan: for each part, what `planned` says, and frames of silence to be put into phones, by their index in it.
-        speak: (index of a part, its frames in the plan) -> its samples (l,).
+def joined(spoken: Iterable[tuple[Part, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Parts with their samples (l,), to waveforms as they become ready; end to end these are the whole speech.
 
     A part's last silence is held back until the next part is there; the first sound comes no later for it. The whole
     has as many frames as the parts' phones, each pause counted once, and the silences that were put in.
     """
     held = np.zeros(0, dtype=np.float32)
-    for index, (frames, pause, silences) in enumerate(plan):
-        wave = speak(index, frames)
-        hop = len(wave) // sum(frames)
+    for part, wave in spoken:
+        hop = len(wave) // sum(part.frames)
         wave = np.concatenate([blend(held, wave[: len(held)]), wave[len(held) :]])
-        kept = len(wave) - pause * hop
+        kept = len(wave) - part.pause * hop
         held = wave[kept:]
-        yield with_silences(wave[:kept], frames, silences, hop) if silences else wave[:kept]
+        yield with_silences(wave[:kept], part.frames, part.silences, hop) if part.silences else wave[:kept]
 
 
 def with_silences(wave: np.ndarray, frames: Sequence[int], silences: Mapping[int, int], hop: int) -> np.ndarray:

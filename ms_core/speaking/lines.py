@@ -4,7 +4,6 @@ Nothing here imports torch.
 """
 
 import json
-import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ms_core.detect.watermark import WatermarkError, comment, ready, sign
-from ms_core.files import comment_chunk, pcm_bytes, write_wav
+from ms_core.files import UNKNOWN, pcm_bytes, wav_head, write_wav
+from ms_core.paths import check_out
 from ms_core.speaking.captions import FORMATS, as_written
 from ms_core.speaking.controls import Controls, SynthesisError
-from ms_core.speaking.script import Passage, read_lexicon, read_script
-from ms_core.speaking.synthesizer import Synthesizer
+from ms_core.speaking.script import Passage, read_file, read_lexicon, read_script
+from ms_core.speaking.synthesizer import AnyVoice, Steps, Synthesizer
 from ms_core.text.phones import BOUNDARIES, TextError
-from ms_core.tokens import Voice, VoiceError, shipped_voice
+from ms_core.tokens import Voice, VoiceError
 
 MAX_LINES = 10_000
-MAX_BYTES = 16 << 20  # of a file of texts
 TOGETHER = 16  # lines of a batch where a GPU fills their tokens at once
 STREAMS = ("raw", "wav")
 MAX_TAKES = 100
@@ -53,22 +52,6 @@ _FIELDS = {"text": str, "voice": str | int, "seed": int, "out": str}
 _CONTROLS = {"speed": int | float, "variety": int | float, "rhythm": str | int}
 
 
-def read_text(path: str) -> str:
-    """A UTF-8 file, "-" for what comes through stdin. Raises LineError for one that cannot be read."""
-    try:
-        if path == "-":
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        elif Path(path).stat().st_size > MAX_BYTES:
-            raise LineError(f"{path}: more than {MAX_BYTES >> 20} MiB of text; split it")
-        else:
-            content = Path(path).read_bytes()
-        if len(content) > MAX_BYTES:
-            raise LineError(f"stdin: more than {MAX_BYTES >> 20} MiB of text; split it")
-        return content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LineError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-
-
 def read_lines(text: str, form: str) -> list[Line]:
     """The lines of a text, "plain" or "jsonl": a JSON object a line with `text`, and may be voice, seed, out, speed,
     variety, rhythm. Empty ones are left out; a bad one carries its error. Raises LineError for none or too many."""
@@ -83,18 +66,16 @@ def _of_json(number: int, row: str) -> Line:
         values = json.loads(row)
     except (ValueError, RecursionError) as error:
         return Line(number, error=f"not JSON ({error})")
-    if not isinstance(values, dict):
-        return Line(number, error="not a JSON object: give one such as " + '{"text": "Hello."}')
+    if not isinstance(values, dict) or "text" not in values:
+        return Line(number, error="not a JSON object with a text: give one such as " + '{"text": "Hello."}')
     known = _FIELDS | _CONTROLS
     for name, value in values.items():
         if name not in known:
             return Line(number, error=f"unknown {name!r}; allowed are {', '.join(known)}")
         if not isinstance(value, known[name]) or isinstance(value, bool):
             return Line(number, error=f"{name} {value!r} is of the wrong kind")
-    if "text" not in values:
-        return Line(number, error="has no text")
-    controls = {name: values[name] for name in _CONTROLS if name in values}
-    return Line(number, **{name: values[name] for name in _FIELDS if name in values}, controls=controls)
+    own = {name: values.pop(name) for name in _FIELDS if name in values}
+    return Line(number, **own, controls=values)
 
 
 def prepare(lines: Sequence[Line], controls: Mapping[str, Any], language: str = "en") -> None:
@@ -105,8 +86,8 @@ def prepare(lines: Sequence[Line], controls: Mapping[str, Any], language: str = 
                 asked = Controls(**{**controls, **line.controls})
                 line.passages = read_script(line.text, language, asked.lexicon)
                 for name in [line.voice, asked.rhythm, *(passage.voice for passage in line.passages)]:
-                    if name is not None and not isinstance(name, Voice) and name not in asked.voices:
-                        Voice.load(shipped_voice(name) or str(name))
+                    if isinstance(name, str | int) and name not in asked.voices:
+                        Voice.load(name)
                 if line.out and (Path(line.out).name != line.out or Path(line.out).suffix.lower() != ".wav"):
                     raise LineError(f"out {line.out!r}: give a file's name that ends in .wav, without a folder")
                 if line.seed is not None and line.seed < 0:
@@ -142,25 +123,21 @@ def shown_phones(lines: Sequence[Line]) -> str:
 
 @dataclass
 class Request:
-    """What a command line was asked for: lines to be said, how, and where the sound goes."""
+    """What a command line was asked for: lines to be said, and how; `options` as it names them, see `of`."""
 
+    options: Any
     lines: list[Line]
     controls: dict[str, Any]
-    seed: int
-    steps: Sequence[int] | None
-    out: Path | None
-    in_folder: bool
-    takes: int
-    timestamps: str | None
-    stream: str | None
-    watermark: str = "auto"
+    steps: Steps
+    in_folder: bool  # a file for each line
 
     @classmethod
-    def of(cls, options: Any, steps: Sequence[int] | None, has_prompt: bool = False) -> "Request":
-        """Read and check everything before a model is loaded. Raises LineError, TextError, SynthesisError, VoiceError.
+    def of(cls, options: Any, steps: Steps, has_prompt: bool = False) -> "Request":
+        """Read and check everything before a model is loaded.
 
         options: `text`, `text_file`, `jsonl`, `voice`, `out`, `seed`, `speed`, `variety`, `takes`, `rhythm`, `lexicon`,
-        `show_phones`, `timestamps`, `stream` and `watermark`, as the command lines name them.
+        `show_phones`, `timestamps`, `stream` and `watermark`.
+        Raises LineError, OutputError, TextError, SynthesisError, VoiceError, WatermarkError.
         """
         sources = options.text, options.text_file, options.jsonl
         if sum(source is not None for source in sources) != 1:
@@ -173,9 +150,7 @@ class Request:
         if not has_voice and options.jsonl is None and (options.out or options.stream):
             raise LineError("give either --voice, or --prompt with --prompt-text")
         in_folder = options.out is not None and options.text is None and options.out.suffix == ""
-        if options.out is not None:
-            _check_out(options.out, in_folder)
-        _check_timestamps(options.timestamps, in_folder)
+        _check_files(options.out, options.timestamps, in_folder)
         controls = {name: getattr(options, name) for name in ("speed", "variety", "rhythm")}
         controls["lexicon"] = read_lexicon(options.lexicon) if options.lexicon else {}
         Controls(**controls)
@@ -185,11 +160,10 @@ class Request:
             )
         if options.text is not None:
             lines = [Line(1, options.text)]
-        elif options.jsonl is None and not in_folder:
-            lines = [Line(1, read_text(options.text_file))]
         else:
+            content = read_file(options.jsonl or options.text_file)
             form = "plain" if options.jsonl is None else "jsonl"
-            lines = read_lines(read_text(options.jsonl or options.text_file), form)
+            lines = read_lines(content, form) if options.jsonl or in_folder else [Line(1, content)]
         prepare(lines, controls)
         if not in_folder:
             lines = [one_line(lines, options.jsonl is not None)]
@@ -199,29 +173,25 @@ class Request:
                 line.error = line.error or "no voice: give it in the line, or --voice"
                 if not in_folder:
                     raise LineError(line.error)
-        rest = options.takes, options.timestamps, options.stream, options.watermark
         if options.stream and options.watermark == "require":
             raise WatermarkError("--watermark require: a stream is not marked; write a file")
-        return cls(lines, controls, options.seed, steps, options.out, in_folder, *rest)
+        return cls(options, lines, controls, steps, in_folder)
 
-    def speak(
-        self,
-        tts: Synthesizer,
-        voice: Voice | None,
-        told: Callable[[str], object],
-        failed: Callable[[str], object],
-    ) -> int:
-        """Say all lines; returns how many could not be said. A line that fails does not keep the others from files."""
-        if self.watermark == "require":
+    def speak(self, tts: Synthesizer, voice: Voice | None, told: Callable, failed: Callable) -> int:
+        """Say all lines; returns how many could not be said. A line that fails does not keep the others from files.
+
+        told, failed: are given what was done, and what could not be, in a line each.
+        """
+        options = self.options
+        if options.watermark == "require":
             ready(tts.watermark)
-        if self.stream:
+        if options.stream:
             print("no watermark: a stream is not marked", file=sys.stderr)
-            speaker = voice or self.lines[0].passages[0].voice
-            options = {"seed": self.seed, "steps": self.steps, **self.controls}
-            write_stream(tts, self.lines[0], speaker, sys.stdout.buffer, self.stream, **options)
+            how, speaker = {"seed": options.seed, "steps": self.steps, **self.controls}, _speaker(self.lines[0], voice)
+            write_stream(tts, self.lines[0], speaker, sys.stdout.buffer, options.stream, **how)
             return 0
         if self.in_folder:
-            self.out.mkdir(exist_ok=True)
+            options.out.mkdir(exist_ok=True)
         alike: dict[tuple, list[Line]] = {}
         for line in self.lines:
             if line.error is None:
@@ -245,58 +215,46 @@ class Request:
 
     def _write(self, tts: Synthesizer, lines: Sequence[Line], voice: Voice | None, told: Callable) -> None:
         """Say lines that ask for the same, all takes of them, and write their files."""
-        asked = {**self.controls, **lines[0].controls}
-        first = self.seed if lines[0].seed is None else lines[0].seed
-        names = [line.voice if voice is None or line.voice is not None else voice for line in lines]
-        voices = [self._voice(tts, line.passages[0].voice if name is None else name)
-                  for name, line in zip(names, lines, strict=True)]  # fmt: skip
-        for take in range(self.takes):
+        asked, options = {**self.controls, **lines[0].controls}, self.options
+        first = options.seed if lines[0].seed is None else lines[0].seed
+        voices = [tts.load_voice(_speaker(line, voice)) for line in lines]
+        for take in range(options.takes):
             begin = time.perf_counter()
             spoken = tts.speak_batch([line.passages for line in lines], voices, first + take, self.steps, **asked)
             spent = time.perf_counter() - begin
             seconds = sum(len(speech.wav) for speech in spoken) / tts.sample_rate
             for line, speech in zip(lines, spoken, strict=True):
                 file = self._file(line, take)
-                wav, note, mark = sign(speech.wav, tts.sample_rate, tts.checkpoint, self.watermark, tts.watermark)
+                wav, note, mark = sign(speech.wav, tts.sample_rate, tts.checkpoint, options.watermark, tts.watermark)
                 write_wav(file, wav, tts.sample_rate, note)
                 print(f"{file}: {mark}", file=sys.stderr)
-                if self.timestamps is not None:
-                    several = self.in_folder or self.takes > 1
-                    suffix = self.timestamps if self.in_folder else Path(self.timestamps).suffix
-                    speech.save_captions(file.with_suffix(suffix) if several else self.timestamps)
+                if options.timestamps is not None:
+                    several = self.in_folder or options.takes > 1
+                    suffix = options.timestamps if self.in_folder else Path(options.timestamps).suffix
+                    speech.save_captions(file.with_suffix(suffix) if several else options.timestamps)
                 told(f"{file}: {len(speech.wav) / tts.sample_rate:.2f} s of speech, RTF {spent / seconds:.3f}")
-
-    def _voice(self, tts: Synthesizer, name: Voice | str | int) -> Voice:
-        return name if isinstance(name, Voice) else tts.load_voice(name)
 
     def _file(self, line: Line, take: int) -> Path:
         digits = len(str(self.lines[-1].number))
-        file = self.out / (line.out or f"{line.number:0{digits}}.wav") if self.in_folder else self.out
-        return file.with_stem(f"{file.stem}-{take + 1}") if self.takes > 1 else file
+        file = self.options.out / (line.out or f"{line.number:0{digits}}.wav") if self.in_folder else self.options.out
+        return file.with_stem(f"{file.stem}-{take + 1}") if self.options.takes > 1 else file
 
 
-def _check_out(out: Path, in_folder: bool) -> None:
-    """Raises LineError for a file or folder that cannot be written."""
-    if not in_folder and out.suffix.lower() != ".wav":
-        raise LineError(f"--out {out}: give a name that ends in .wav")
-    if in_folder and out.is_file() or not in_folder and out.is_dir():
-        raise LineError(
-            f"--out {out} is a {'file' if in_folder else 'folder'}: give a {'folder' * in_folder or 'file'}"
-        )
-    if not out.parent.is_dir():
-        raise LineError(f"--out {out}: there is no folder {out.parent}")
+def _speaker(line: Line, voice: Voice | None) -> AnyVoice:
+    """Who says a line: its own voice, else the one of all lines, else the one with whom it begins."""
+    return next(v for v in (line.voice, voice, line.passages[0].voice) if v is not None)
 
 
-def _check_timestamps(timestamps: str | None, in_folder: bool) -> None:
-    """Raises LineError for a file of times that cannot be written, or no suffix where many are."""
-    if timestamps is None:
-        return
-    if in_folder and timestamps not in FORMATS:
+def _check_files(out: Path | None, timestamps: str | None, in_folder: bool) -> None:
+    """Raises LineError or OutputError for files and folders that cannot be written."""
+    if in_folder and (out.is_file() or not out.parent.is_dir()):
+        raise LineError(f"--out {out}: give a folder, new or not, in one that is there")
+    if out is not None and not in_folder:
+        check_out(out, ".wav")
+    if in_folder and timestamps not in (None, *FORMATS):
         raise LineError(f"--timestamps {timestamps}: for the files of a folder give one of {', '.join(FORMATS)}")
-    if not in_folder and Path(timestamps).suffix.lower() not in FORMATS:
-        raise LineError(f"--timestamps {timestamps}: give a file's name that ends in {', '.join(FORMATS)}")
-    if not Path(timestamps).parent.is_dir():
-        raise LineError(f"--timestamps {timestamps}: there is no folder {Path(timestamps).parent}")
+    if timestamps is not None and not in_folder:
+        check_out(Path(timestamps), *FORMATS, option="--timestamps")
 
 
 def write_stream(
@@ -307,10 +265,7 @@ def write_stream(
     options: of `Synthesizer.stream`. Returns how many samples were written; BrokenPipeError where the reader has gone.
     """
     if form == "wav":
-        rate, unknown = tts.sample_rate, 0xFFFFFFFF
-        head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", unknown, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
-        head += comment_chunk(comment(tts.checkpoint, "no watermark"))
-        file.write(head + struct.pack("<4sI", b"data", unknown - len(head)))
+        file.write(wav_head(tts.sample_rate, UNKNOWN, comment(tts.checkpoint, "no watermark")))
     samples = 0
     for wave in tts.stream(line.passages, voice, **options):
         file.write(pcm_bytes(wave))

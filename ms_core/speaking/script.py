@@ -6,12 +6,13 @@ parser is asked: no entity is defined in a text, and one that merely holds a tag
 """
 
 import re
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ms_core.text import MAX_CHARACTERS, check_words, pronounce, read_words, say_as
+from ms_core.text import MAX_CHARACTERS, check_words, front_end, read_words
 from ms_core.text.phones import (
     BOUNDARIES,
     BOUNDARY,
@@ -78,15 +79,7 @@ def one_sequence(passages: Sequence[Passage]) -> Passage:
     return whole
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A piece of text of one tempo; or, with seconds, a pause; or, with neither, a change of voice."""
-
-    text: str = ""
-    rate: float = 1.0
-    seconds: float | None = None
-    voice: str | None = None
-    is_voice: bool = False
+Piece = tuple[str | float, float]  # a text, or a pause in seconds, and the tempo there
 
 
 def read_script(text: str, language: str = "en", lexicon: Mapping[str, str] | None = None) -> list[Passage]:
@@ -97,25 +90,16 @@ def read_script(text: str, language: str = "en", lexicon: Mapping[str, str] | No
     """
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         read_words(text, language)  # says what is wrong
-    turns: list[tuple[str | None, list[_Piece]]] = [(None, [])]
-    for piece in _pieces(text, language):
-        if piece.is_voice:
-            turns.append((piece.voice, []))
-        else:
-            turns[-1][1].append(piece)
     passages: list[Passage] = []
     lead = 0.0
-    for voice, pieces in turns:
+    for voice, pieces in _turns(text, language):
         passage, silence = _passage(voice, pieces, language, lexicon or {}, lead)
-        if passage is None:  # nothing is said: its pauses go to whoever speaks next
-            lead += silence
-        else:
-            passages.append(passage)
-            lead = 0.0
+        passages += [passage] if passage else []
+        lead = silence  # where nothing was said: pauses go to whoever speaks next
     check_words((word for passage in passages for word in passage.words), text)
     if lead:
-        last = passages[-1]
-        passages[-1] = Passage(**{**vars(last), "pauses": (*last.pauses[:-1], (last.pauses[-1] or 0.0) + lead)})
+        *before, last = passages[-1].pauses
+        passages[-1] = replace(passages[-1], pauses=(*before, (last or 0.0) + lead))
     total = sum(seconds or 0.0 for passage in passages for seconds in passage.pauses)
     if total > MAX_PAUSES:
         raise TextError(f"the text asks for {total:.0f} s of pauses; at most {MAX_PAUSES:.0f} s are made")
@@ -123,29 +107,29 @@ def read_script(text: str, language: str = "en", lexicon: Mapping[str, str] | No
 
 
 def _passage(
-    voice: str | None, pieces: Sequence[_Piece], language: str, lexicon: Mapping[str, str], lead: float
+    voice: str | None, pieces: Sequence[Piece], language: str, lexicon: Mapping[str, str], lead: float
 ) -> tuple[Passage | None, float]:
     """What pieces say; None and the seconds of their pauses where they have no word."""
     words: list[str] = []
     rates: list[float] = []
     asked: dict[int, float] = {-1: lead} if lead else {}  # seconds, by the pause's index in `words`; -1 leads
-    for piece in pieces:
-        if piece.seconds is not None:
+    for piece, rate in pieces:
+        if not isinstance(piece, str):
             if words and words[-1] not in BOUNDARIES:
                 words.append(SHORT_PAUSE)
                 rates.append(rates[-1])
-            asked[len(words) - 1] = asked.get(len(words) - 1, 0.0) + piece.seconds
+            asked[len(words) - 1] = asked.get(len(words) - 1, 0.0) + piece
             continue
-        for word in read_words(_with_lexicon(piece.text, lexicon) if lexicon else piece.text, language):
+        for word in read_words(_with_lexicon(piece, lexicon) if lexicon else piece, language):
             if word not in BOUNDARIES or (words and words[-1] not in BOUNDARIES):
                 words.append(word)
-                rates.append(piece.rate)
+                rates.append(rate)
             elif words and word == LONG_PAUSE:
                 words[-1] = word
     if all(word in BOUNDARIES for word in words):
         return None, sum(asked.values())
     phones, speeds, pauses = [BOUNDARY], [rates[0]], [asked.get(-1)]
-    for i, (word, said) in enumerate(zip(words, pronounce(words, language), strict=True)):
+    for i, (word, said) in enumerate(zip(words, front_end(language).pronounce(words), strict=True)):
         if word in BOUNDARIES:
             phones[-1], pauses[-1] = word, asked.get(i)
         else:
@@ -153,14 +137,15 @@ def _passage(
             speeds += [rates[i]] * (len(said) + 1)
             pauses += [None] * (len(said) + 1)
     phones[-1] = BOUNDARY
-    plain = " ".join(piece.text.strip() for piece in pieces if piece.text.strip())
+    plain = " ".join(piece.strip() for piece, _ in pieces if isinstance(piece, str) and piece.strip())
     return Passage(voice, plain, tuple(words), tuple(phones), tuple(speeds), tuple(pauses), language), 0.0
 
 
-def _pieces(text: str, language: str) -> Iterator[_Piece]:
-    """The marks of a text resolved: texts of one tempo, pauses, and who speaks."""
+def _turns(text: str, language: str) -> list[tuple[str | None, list[Piece]]]:
+    """The marks of a text resolved: who speaks in turn, and the pieces of each."""
+    turns: list[tuple[str | None, list[Piece]]] = [(None, [])]
     open_tags: list[tuple[str, float, str | None, Mapping[str, str]]] = []  # tag, tempo and voice before, attributes
-    rate, voice, at, kept = 1.0, None, 0, ""
+    rate, at, kept = 1.0, 0, ""
 
     def told(more: str) -> str:
         """Text inside the open tags, as they want it."""
@@ -168,54 +153,47 @@ def _pieces(text: str, language: str) -> Iterator[_Piece]:
             if tag in ("sub", "phoneme"):
                 return ""
             if tag == "say-as" and more.strip():
-                return f" {say_as(attributes.get('interpret-as', ''), more.strip(), language)} "
+                return f" {front_end(language).say_as(attributes.get('interpret-as', ''), more.strip())} "
         return more
 
     for mark in _MARK.finditer(text):
         kept += told(text[at : mark.start()])
         at = mark.end()
         tag, attributes = (mark["tag"] or "").lower(), _attributes(mark["rest"])
-        if tag in ("p", "s"):
-            kept += " . "
-            continue
-        if tag == "speak":
+        if tag in ("p", "s", "speak"):
+            kept += "" if tag == "speak" else " . "
             continue
         if kept:
-            yield _Piece(kept, rate)
+            turns[-1][1].append((kept, rate))
             kept = ""
         if mark["pause"] or tag == "break":
             wanted = mark["length"] if mark["pause"] else attributes.get("time") or attributes.get("strength")
-            yield _Piece(seconds=_seconds(wanted or "medium", mark[0]))
+            turns[-1][1].append((_seconds(wanted or "medium", mark[0]), rate))
         elif mark["name"]:
-            voice = mark["name"].strip()
-            yield _Piece(voice=voice, is_voice=True)
+            turns.append((mark["name"].strip(), []))
         elif mark["close"]:
             if not open_tags or open_tags[-1][0] != tag:
                 raise TextError(f"{mark[0]} closes nothing: each tag is closed by its own, the last one first")
             _, rate, before, _ = open_tags.pop()
-            if tag == "voice":
-                voice = before
-                yield _Piece(voice=voice, is_voice=True)
+            turns += [(before, [])] if tag == "voice" else []
         else:
-            alone = mark[0].endswith("/>")
             if tag == "sub":
                 kept = f" {_needed(attributes, 'alias', mark[0])} "
             elif tag == "phoneme":
-                kept = f" {_phoneme(attributes, mark[0], language)} "
-            if not alone:
-                open_tags.append((tag, rate, voice, attributes))
-            if tag == "voice" and not alone:
-                voice = _needed(attributes, "name", mark[0])
-                yield _Piece(voice=voice, is_voice=True)
-            elif tag == "prosody" and not alone:
+                kept = f" {_phoneme(attributes, mark[0])} "
+            if mark[0].endswith("/>"):
+                continue
+            open_tags.append((tag, rate, turns[-1][0], attributes))
+            if tag == "voice":
+                turns.append((_needed(attributes, "name", mark[0]), []))
+            elif tag == "prosody":
                 rate *= _rate(attributes, mark[0])
                 if not SLOWEST <= rate <= FASTEST:
                     raise TextError(f"{mark[0]}: {rate:g} times the tempo; allowed are {SLOWEST:g} to {FASTEST:g}")
-    kept += told(text[at:])
     if open_tags:
         raise TextError(f"<{open_tags[-1][0]}> is never closed: write </{open_tags[-1][0]}> where it ends")
-    if kept:
-        yield _Piece(kept, rate)
+    turns[-1][1].append((kept + text[at:], rate))
+    return turns
 
 
 def _attributes(written: str | None) -> dict[str, str]:
@@ -228,22 +206,20 @@ def _needed(attributes: Mapping[str, str], name: str, mark: str) -> str:
     return attributes[name]
 
 
-def _number(written: str, unit: str, mark: str, allowed: str) -> float:
-    """A plain number before an optional unit; TextError otherwise."""
-    m = re.fullmatch(rf"([+-]?\d{{1,6}}(?:\.\d{{0,6}})?|\.\d{{1,6}})\s*(?:{unit})", written)
+def _measure(written: str, names: Mapping[str, float], units: Mapping[str, float], mark: str, forms: str) -> float:
+    """A name's value, or a number times its unit; TextError says which forms are allowed."""
+    if written in names:
+        return names[written]
+    m = re.fullmatch(rf"([+-]?\d{{1,6}}(?:\.\d{{0,6}})?|\.\d{{1,6}})\s*({'|'.join(units)})", written)
     if not m:
-        raise TextError(f"{shortened(mark)}: {written!r} is none of what is allowed: {allowed}")
-    return float(m[1])
+        raise TextError(f"{shortened(mark)}: {written!r} is none of what is allowed: {forms}, {', '.join(names)}")
+    return float(m[1]) * units[m[2]]
 
 
 def _seconds(written: str, mark: str) -> float:
     """ "0.5", "0.5s", "500ms" or a strength as seconds."""
-    written = written.strip().lower()
-    if written in PAUSES:
-        return PAUSES[written]
-    allowed = f"0.5, 0.5s, 500ms, {', '.join(PAUSES)}"
-    in_ms = written.endswith("ms")
-    seconds = _number(written, "ms" if in_ms else "s?", mark, allowed) / (1000 if in_ms else 1)
+    units = {"ms": 0.001, "s": 1.0, "": 1.0}
+    seconds = _measure(written.strip().lower(), PAUSES, units, mark, "0.5, 0.5s, 500ms")
     if not 0 <= seconds <= MAX_PAUSE:
         raise TextError(f"{shortened(mark)}: {seconds:g} s; allowed are 0 to {MAX_PAUSE:g} s")
     return seconds
@@ -254,15 +230,11 @@ def _rate(attributes: Mapping[str, str], mark: str) -> float:
     if unable := sorted(attributes.keys() - {"rate"}):
         warnings.warn(f"<prosody> has no effect with {', '.join(unable)}: rate alone", TextWarning, stacklevel=5)
     written = attributes.get("rate", "medium").lower()
-    if written in RATES:
-        return RATES[written]
-    percent = written.endswith("%")
-    allowed = f"1.2, 120%, +20%, {', '.join(RATES)}"
-    value = _number(written, "%" if percent else "", mark, allowed) / (100 if percent else 1)
-    return 1 + value if percent and written[0] in "+-" else value
+    value = _measure(written, RATES, {"%": 0.01, "": 1.0}, mark, "1.2, 120%, +20%")
+    return 1 + value if written[0] in "+-" and written[-1] == "%" else value
 
 
-def _phoneme(attributes: Mapping[str, str], mark: str, language: str) -> str:
+def _phoneme(attributes: Mapping[str, str], mark: str) -> str:
     """The phones of <phoneme> in braces; TextError for another alphabet than the phone table."""
     phones = _needed(attributes, "ph", mark)
     alphabet = attributes.get("alphabet", "arpabet").lower()
@@ -280,21 +252,29 @@ def _braces(phones: str) -> str:
     return "{" + " ".join(symbols) + "}"
 
 
+def read_file(path: str | Path, most: int = 16 << 20) -> str:
+    """A UTF-8 file of at most so many bytes, "-" for stdin. Raises TextError for one that cannot be read."""
+    try:
+        if str(path) == "-":
+            content = sys.stdin.buffer.read(most + 1)
+        else:
+            with open(path, "rb") as file:
+                content = file.read(most + 1)
+        if len(content) > most:
+            raise TextError(f"{path}: more than {most >> 20} MiB of text; split it")
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+
+
 def read_lexicon(path: str | Path) -> dict[str, str]:
     """How a file says words: one a line, `WORD PHONES...` as in CMUdict; a line that starts with # or ;;; is a comment.
 
     Words in lower case -> phones. Upper and lower case are one, a possessive follows from its word. Raises TextError
     for a file that is missing, too large or has a line without phones; the line is named.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > LEXICON_BYTES:
-            raise TextError(f"{path}: {path.stat().st_size} bytes are too many for a lexicon (at most {LEXICON_BYTES})")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"lexicon {path} cannot be read ({error})") from None
     lexicon = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_file(path, LEXICON_BYTES).splitlines(), 1):
         if not line.strip() or line.startswith(("#", ";;;")):
             continue
         word, *phones = line.split()

@@ -13,23 +13,25 @@ import numpy as np
 
 from ms_core.decoding import Noise, Pass, iterative_decode, round_durations
 from ms_core.speaking.captions import Speech
-from ms_core.speaking.controls import (
-    DURATION_SPREAD,
-    LONGEST_PAUSE,
-    PAUSE_SHARE,
-    VARIED_PASSES,
-    VARIED_TEMPERATURE,
-    Controls,
-    Part,
-    SynthesisError,
-)
-from ms_core.speaking.crossfade import joined, planned
+from ms_core.speaking.controls import Controls, SynthesisError
+from ms_core.speaking.crossfade import Part, joined
 from ms_core.speaking.script import Passage, one_sequence, read_script
 from ms_core.text import BOUNDARIES, FIRST_PHONES, chunks, phone_ids
-from ms_core.tokens import Voice, VoiceError, shipped_voice
+from ms_core.tokens import Voice, VoiceError
 
 CHUNK_PHONES = 160  # a longer text is spoken in parts, cut at its pauses: about 12 s, the longest seen in training
 KEPT_VOICES = 4  # whose states stay in memory
+CONTEXT = 80  # phones on each side of a pause by which its length is predicted; ExecuTorch programs take 256 in all
+SHORTEST = 2  # codec frames of a pause between parts: 40 ms at 50 frames a second, so that there is room for a blend
+LONGEST_PAUSE = 20  # codec frames of a pause that the model fills; what a text asks for beyond them is silence
+PAUSE_SHARE = 0.5  # a pause changes with the tempo to this power: speakers who hurry shorten phones more than pauses
+# of `variety`, chosen on dev-other (results/mini/variety.json): passes and, at 1, temperature of layer 1 and the spread
+# of log durations; at .5 WER is .082 where greedy has .087, at .75 .100
+VARIED_PASSES, VARIED_TEMPERATURE, DURATION_SPREAD = 8, 2.0, 0.4
+AnyVoice = Voice | str | int | Path  # an enrolled voice, a voice file, or a shipped voice's name or number
+Text = str | Sequence[Passage]  # a text, or what was read of one
+Steps = Sequence[int] | None  # decoding passes of each codec layer; None for the model's own
+Timings = dict[str, float] | None  # where seconds are added, by part
 
 
 class Synthesizer:
@@ -81,22 +83,19 @@ class Synthesizer:
     def _wait(self) -> None:
         """Return when all that was begun is done; a backend whose device runs beside the processor says how."""
 
-    def _clock(self, timings: dict[str, float] | None) -> "Clock":
+    def _clock(self, timings: Timings) -> "Clock":
         return Clock(timings, self._wait)
 
-    def load_voice(self, name: str | int | Path) -> Voice:
-        """A shipped voice by name ("ls-8123", or 8123), or a voice file. Raises VoiceError."""
-        return Voice.load(shipped_voice(name) or str(name))
+    def load_voice(self, voice: AnyVoice) -> Voice:
+        """A shipped voice by name ("ls-8123", or 8123), a voice file, or a voice as it is. Raises VoiceError."""
+        return voice if isinstance(voice, Voice) else Voice.load(voice)
 
-    def _voice(self, voice: Voice | str | int | Path) -> Voice:
-        return voice if isinstance(voice, Voice) else self.load_voice(voice)
-
-    def encode_voice(self, voice: Voice | str | int | Path) -> Any:
+    def encode_voice(self, voice: AnyVoice) -> Any:
         """The voice's states, kept until `KEPT_VOICES` others speak; what these states are is the backend's own.
 
         Raises VoiceError for a file that is no voice, and for a voice of another codec's tokens.
         """
-        voice = self._voice(voice)
+        voice = self.load_voice(voice)
         for known, states in self._kept:
             if known is voice:
                 return states
@@ -143,7 +142,7 @@ class Synthesizer:
         self._read = (*self._read[-1:], (phones, states, made))  # a part and its pause's surroundings
         return made
 
-    def predict_durations(self, phones: Sequence[str], voice: Voice | str | Path, *how: Any) -> list[int]:
+    def predict_durations(self, phones: Sequence[str], voice: AnyVoice, *how: Any) -> list[int]:
         """Frames of each phone, without speaking them; how: rates, spread and seed of `_durations`."""
         _, log_durations = self._text(phones, self.encode_voice(voice))
         return self._durations(phones, log_durations, *how).tolist()
@@ -151,12 +150,12 @@ class Synthesizer:
     def generate(
         self,
         phones: Sequence[str],
-        voice: Voice | str | Path,
+        voice: AnyVoice,
         seed: int = 0,
-        steps: Sequence[int] | None = None,
+        steps: Steps = None,
         durations: Sequence[int] | None = None,
         known: np.ndarray | None = None,
-        timings: dict[str, float] | None = None,
+        timings: Timings = None,
         on_pass: Callable[[int, int, np.ndarray], object] | None = None,
         variety: float = 0.0,
     ) -> tuple[np.ndarray, list[int]]:
@@ -199,7 +198,7 @@ class Synthesizer:
         frames = np.array(durations, dtype=np.int64)
         return self.condition(text, frames, states), frames
 
-    def _passes(self, steps: Sequence[int] | None, seed: int, variety: float) -> tuple[Sequence[int], float, float]:
+    def _passes(self, steps: Steps, seed: int, variety: float) -> tuple[Sequence[int], float, float]:
         """Checked passes of each layer, and the temperatures of layer 1's; SynthesisError for what cannot be."""
         if seed < 0:
             raise SynthesisError(f"seed {seed}: give a whole number, at least 0")
@@ -219,14 +218,14 @@ class Synthesizer:
             raise SynthesisError(f"codes between {codes.min()} and {codes.max()}: allowed are 0 to {self.bins - 1}")
         return self._decode(codes)
 
-    def read(self, text: str | Sequence[Passage], controls: Controls = Controls()) -> Sequence[Passage]:  # noqa: B008
+    def read(self, text: Text, controls: Controls = Controls()) -> Sequence[Passage]:  # noqa: B008
         """What is to be said, before it is said; what was read already stays. Raises TextError for unreadable text."""
         return read_script(text, self.language, controls.lexicon) if isinstance(text, str) else text
 
     def parts(
         self,
         passages: Sequence[Passage],
-        voice: Voice | str | int | Path,
+        voice: AnyVoice,
         controls: Controls,
         seed: int = 0,
         first: int | None = None,
@@ -234,37 +233,42 @@ class Synthesizer:
     ) -> Iterator[Part]:
         """How passages are spoken: cut into parts (`text.chunks`), with the frames of their phones; part by part."""
         clock = clock or self._clock(None)
-        names = {name: controls.voices.get(name, name) for name in {p.voice for p in passages} - {None}}
-        loaded = {name: self._voice(named) for name, named in names.items()} | {None: self._voice(voice)}
-        rhythm = None if controls.rhythm is None else self._voice(controls.rhythm)
+        named = {None: voice, **controls.voices}
+        voices = {name: self.load_voice(named.get(name, name)) for name in {None, *(p.voice for p in passages)}}
+        rhythm = None if controls.rhythm is None else self.load_voice(controls.rhythm)
         cut = [
-            (loaded[passage.voice], part)
+            (voices[passage.voice], phones)
             for number, passage in enumerate(passages)
-            for part in chunks(passage.phones, self._longest(passage, controls.speed), None if number else first)
+            for phones in chunks(passage.phones, self._longest(passage, controls.speed), None if number else first)
         ]
         whole = one_sequence(passages)
         rates = np.array(whole.rates) * controls.speed
-        per_second = self.frame_rate
-        asked = [None if seconds is None else round(seconds * per_second) for seconds in whole.pauses]
+        asked = [None if seconds is None else round(seconds * self.frame_rate) for seconds in whole.pauses]
         clock.lap("text")
 
         def durations(index: int, phones: Sequence[str], at: int) -> list[int]:
-            speaker = cut[index][0]
+            """Frames of phones that stand at a place of the whole, as a part's voice says them."""
+            speaker, here = cut[index][0], slice(at, at + len(phones))
             self.encode_voice(speaker)
             clock.lap("prompt")
-            how = rates[at : at + len(phones)], controls.variety * DURATION_SPREAD, seed + index
+            how = rates[here], controls.variety * DURATION_SPREAD, seed + index
             frames = self.predict_durations(phones, rhythm or speaker, *how)
-            wanted = asked[at : at + len(phones)]
             clock.lap("duration")
-            return [f if a is None else min(a, LONGEST_PAUSE) for f, a in zip(frames, wanted, strict=True)]
+            return [f if a is None else min(a, LONGEST_PAUSE) for f, a in zip(frames, asked[here], strict=True)]
 
-        at = 0
-        plan = planned(whole.phones, [part for _, part in cut], durations)
-        for index, ((speaker, part), (frames, pause)) in enumerate(zip(cut, plan, strict=True)):
-            own = asked[at : at + len(part) - 1] + asked[-1:] * (index + 1 == len(cut))
-            silences = {i: a - LONGEST_PAUSE for i, a in enumerate(own) if a is not None and a > LONGEST_PAUSE}
-            yield Part(part, frames, speaker, seed + index, pause, silences)
-            at += len(part) - 1
+        at = pause = 0
+        for index, (speaker, phones) in enumerate(cut):
+            frames, end, is_last = durations(index, phones, at), at + len(phones) - 1, index + 1 == len(cut)
+            frames[0] = pause if index else frames[0]
+            pause = 0
+            if not is_last:  # as long as the whole text would pause there; the next part begins with it too
+                start = max(end - CONTEXT, 0)
+                around = durations(index, whole.phones[start : end + CONTEXT + 1], start)
+                frames[-1] = pause = max(around[end - start], SHORTEST)
+            own = enumerate(asked[at : end + is_last])
+            silences = {i: a - LONGEST_PAUSE for i, a in own if a is not None and a > LONGEST_PAUSE}
+            yield Part(phones, frames, speaker, seed + index, pause, silences)
+            at = end
 
     def _longest(self, passage: Passage, speed: float) -> int:
         """Phones of a part at most: fewer where they are spoken slowly, so that its frames stay what a model knows."""
@@ -272,47 +276,36 @@ class Synthesizer:
 
     def _spoken(
         self,
-        text: str | Sequence[Passage],
-        voice: Voice | str | int | Path,
+        passages: Sequence[Passage],
+        voice: AnyVoice,
         seed: int,
-        steps: Sequence[int] | None,
-        timings: dict[str, float] | None,
+        steps: Steps,
+        clock: "Clock",
         first: int | None,
         controls: Controls,
-        frames: list[int],
-    ) -> Iterator[np.ndarray]:
-        """The waves of the parts; frames of the phones of the whole are added to `frames`, silences included."""
-        clock = self._clock(timings)
+    ) -> Iterator[tuple[Part, np.ndarray]]:
+        """The parts with their samples."""
         self._read = ()  # a text that was spoken before is no faster
-        passages = self.read(text, controls)
-        parts: list[Part] = []
-
-        def plan() -> Iterator[tuple[list[int], int, dict[int, int]]]:
-            for part in self.parts(passages, voice, controls, seed, first, clock):
-                parts.append(part)
-                frames.extend(part.lasting())
-                yield part.frames, part.pause, part.silences
-                clock.restart()
-
-        def speak(index: int, frames: Sequence[int]) -> np.ndarray:
-            part = parts[index]
-            codes, _ = self.generate(
-                part.phones, part.voice, part.seed, steps, frames, timings=timings, variety=controls.variety
-            )
+        for part in self.parts(passages, voice, controls, seed, first, clock):
+            how = {"timings": clock.timings, "variety": controls.variety}
+            codes, _ = self.generate(part.phones, part.voice, part.seed, steps, part.frames, **how)
             clock.restart()
             wave = self.decode(codes)
             clock.lap("codec")
-            return wave
+            yield part, wave
+            clock.restart()
 
-        yield from joined(plan(), speak)
+    def _joined(self, passages: Sequence[Passage], spoken: Sequence[tuple[Part, np.ndarray]]) -> Speech:
+        frames = [count for part, _ in spoken for count in part.lasting()]
+        return Speech(np.concatenate(list(joined(spoken))), self.sample_rate, passages, frames)
 
     def stream(
         self,
-        text: str | Sequence[Passage],
-        voice: Voice | str | int | Path,
+        text: Text,
+        voice: AnyVoice,
         seed: int = 0,
-        steps: Sequence[int] | None = None,
-        timings: dict[str, float] | None = None,
+        steps: Steps = None,
+        timings: Timings = None,
         first: int | None = FIRST_PHONES,
         **controls: Any,
     ) -> Iterator[np.ndarray]:
@@ -321,40 +314,29 @@ class Synthesizer:
         first: phones of the first part, for early audio (see `text.chunks`); None cuts long texts alone, and the parts
         are then those of `synthesize`, whose other arguments these are.
         """
-        yield from self._spoken(text, voice, seed, steps, timings, first, Controls(**controls), [])
+        clock, asked = self._clock(timings), Controls(**controls)
+        return joined(self._spoken(self.read(text, asked), voice, seed, steps, clock, first, asked))
 
     def speak(
-        self,
-        text: str | Sequence[Passage],
-        voice: Voice | str | int | Path,
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-        timings: dict[str, float] | None = None,
-        **controls: Any,
+        self, text: Text, voice: AnyVoice, seed: int = 0, steps: Steps = None, timings: Timings = None, **controls: Any
     ) -> Speech:
         """`synthesize`, with the times of words and phones; the text may have been read already."""
-        asked, frames = Controls(**controls), []
+        clock, asked = self._clock(timings), Controls(**controls)
         passages = self.read(text, asked)
-        waves = list(self._spoken(passages, voice, seed, steps, timings, None, asked, frames))
-        return Speech(np.concatenate(waves), self.sample_rate, passages, frames)
+        return self._joined(passages, list(self._spoken(passages, voice, seed, steps, clock, None, asked)))
 
     def speak_batch(
-        self,
-        texts: Sequence[str | Sequence[Passage]],
-        voices: Sequence[Voice],
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-        **controls: Any,
+        self, texts: Sequence[Text], voices: Sequence[Voice], seed: int = 0, steps: Steps = None, **controls: Any
     ) -> list[Speech]:
         """`speak` of several texts, each with its voice; a backend that can fills their tokens together."""
         return [self.speak(text, v, seed, steps, **controls) for text, v in zip(texts, voices, strict=True)]
 
     def synthesize_batch(
         self,
-        texts: Sequence[str],
-        voices: Voice | str | int | Path | Sequence[Voice | str | int | Path],
+        texts: Sequence[Text],
+        voices: AnyVoice | Sequence[AnyVoice],
         seed: int = 0,
-        steps: Sequence[int] | None = None,
+        steps: Steps = None,
         **controls: Any,
     ) -> list[np.ndarray]:
         """Speak several texts at once, which a GPU does in little more time than one: samples (l,) of each.
@@ -364,21 +346,15 @@ class Synthesizer:
         `synthesize` raises.
         """
         texts = list(texts)
-        voices = [voices] * len(texts) if isinstance(voices, Voice | str | int | Path) else list(voices)
+        voices = [voices] * len(texts) if isinstance(voices, AnyVoice) else list(voices)
         if len(voices) != len(texts):
             raise SynthesisError(f"{len(voices)} voices for {len(texts)} texts: give one, or one for each text")
-        loaded = {v: self.load_voice(v) for v in voices if not isinstance(v, Voice)}
-        speakers = [v if isinstance(v, Voice) else loaded[v] for v in voices]
-        return [speech.wav for speech in self.speak_batch(texts, speakers, seed, steps, **controls)]
+        loaded = {voice: self.load_voice(voice) for voice in voices}
+        speeches = self.speak_batch(texts, [loaded[voice] for voice in voices], seed, steps, **controls)
+        return [speech.wav for speech in speeches]
 
     def synthesize(
-        self,
-        text: str,
-        voice: Voice | str | int | Path,
-        seed: int = 0,
-        steps: Sequence[int] | None = None,
-        timings: dict[str, float] | None = None,
-        **controls: Any,
+        self, text: Text, voice: AnyVoice, seed: int = 0, steps: Steps = None, timings: Timings = None, **controls: Any
     ) -> np.ndarray:
         """Speak a text: float32 samples (l,) in [-1, 1] at `sample_rate`. The seed fixes the result.
 
@@ -388,13 +364,13 @@ class Synthesizer:
         and `codec`, the number of decoding passes under `passes`. Raises TextError for a text that cannot be read
         aloud, SynthesisError for a control that cannot be followed.
         """
-        return np.concatenate(list(self.stream(text, voice, seed, steps, timings, None, **controls)))
+        return self.speak(text, voice, seed, steps, timings, **controls).wav
 
 
 class Clock:
     """Adds the seconds between laps to a dict, each lap ending when `wait` returns; does nothing for None."""
 
-    def __init__(self, timings: dict[str, float] | None, wait: Callable[[], None]):
+    def __init__(self, timings: Timings, wait: Callable[[], None]):
         self.timings, self.wait = timings, wait
         self.restart()
 

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from types import ModuleType
 
-from ms_core.text.phones import (
+from ms_core.text.phones import (  # noqa: F401
     BOUNDARIES,
     BOUNDARY,
-    CONSONANTS,
     LONG_PAUSE,
-    PAD,
     PHONES,
     SHORT_PAUSE,
     VOWELS,
@@ -24,41 +22,13 @@ from ms_core.text.phones import (
     shortened,
 )
 
-__all__ = [
-    "BOUNDARIES",
-    "BOUNDARY",
-    "CONSONANTS",
-    "FIRST_PHONES",
-    "LANGUAGES",
-    "LONG_PAUSE",
-    "MAX_CHARACTERS",
-    "MAX_LETTERS",
-    "MAX_WORDS",
-    "PAD",
-    "PHONES",
-    "SHORT_PAUSE",
-    "VOWELS",
-    "TextError",
-    "TextWarning",
-    "chunks",
-    "normalise",
-    "phone_ids",
-    "phone_table",
-    "phonemise",
-    "phones_of",
-    "pronunciations",
-]
-
 LANGUAGES = {"en": "ms_core.text.english"}
 """The languages that can be read, each with the package that has its front end and its readings: what
 `ms_core.text.english` names in `__all__`."""
-PHONE_TABLES = {"en": PHONES}
-"""The phone table of each of them."""
+PHONE_TABLES = {"en": PHONES}  # the phone table of each of them
 
-MAX_WORDS = 2000
-"""The longest text that is read at once: about a quarter of an hour of speech."""
-MAX_CHARACTERS = 40_000
-"""Of a text with its markup; 2,000 English words have about 12,000."""
+MAX_WORDS = 2000  # the longest text that is read at once: about a quarter of an hour of speech
+MAX_CHARACTERS = 40_000  # of a text with its markup; 2,000 English words have about 12,000
 MAX_LETTERS = 100
 """The longest run of characters without a space that is taken for a word; English words have up to 45 letters."""
 DIGITS_A_WORD = 2
@@ -68,13 +38,9 @@ FIRST_PHONES = 48
 """Of a streamed text's first part, where a pause is that near: about 4 s, so that sound starts early. Our choice."""
 
 
-def _check_language(name: str) -> None:
-    if name not in LANGUAGES:
-        raise TextError(f"cannot read the language {name!r}; allowed are {', '.join(LANGUAGES)}")
-
-
-def _language(name: str) -> ModuleType:
-    _check_language(name)
+def front_end(name: str = "en") -> ModuleType:
+    """The package of a language: what it names in `__all__`. TextError for one unknown."""
+    phone_table(name)
     return import_module(LANGUAGES[name])
 
 
@@ -83,7 +49,8 @@ def phone_table(language: str = "en") -> tuple[str, ...]:
 
     Needs nothing of the front end, which a machine that only trains may lack.
     """
-    _check_language(language)
+    if language not in LANGUAGES:
+        raise TextError(f"cannot read the language {language!r}; allowed are {', '.join(LANGUAGES)}")
     return PHONE_TABLES[language]
 
 
@@ -105,7 +72,7 @@ def normalise(text: str, language: str = "en") -> list[str]:
 
 def read_words(text: str, language: str = "en") -> list[str]:
     """`normalise` for a piece of a text: there may be no word, and pauses stand at the edges and beside each other."""
-    reader = _language(language)
+    reader = front_end(language)
     if not isinstance(text, str):
         raise TextError(f"the text must be a string, got {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
@@ -159,7 +126,7 @@ def phones_of(words: Iterable[str], language: str = "en") -> list[str]:
     """The phone sequence of already normalised words and pauses; a heteronym is said as the words around it ask."""
     words = list(words)
     phones = [BOUNDARY]
-    for word, pronunciation in zip(words, pronounce(words, language), strict=True):
+    for word, pronunciation in zip(words, front_end(language).pronounce(words), strict=True):
         if word in BOUNDARIES:
             phones[-1] = word
         else:
@@ -168,22 +135,12 @@ def phones_of(words: Iterable[str], language: str = "en") -> list[str]:
     return phones
 
 
-def pronounce(words: Sequence[str], language: str = "en") -> list[tuple[str, ...]]:
-    """The phones of each normalised word as the words around it ask; none for a pause."""
-    return _language(language).pronounce(words)
-
-
-def say_as(kind: str, text: str, language: str = "en") -> str:
-    """A text as SSML's `interpret-as` wants it: characters, digits, cardinal, ordinal; warns of kinds unknown."""
-    return _language(language).say_as(kind.lower(), text)
-
-
 def pronunciations(word: str, language: str = "en") -> list[list[str]]:
     """Every pronunciation of a normalised word, as ARPAbet with stress; the first one is the default.
 
     From the language's dictionary; a possessive follows from its stem; an unknown word has the one that is guessed.
     """
-    return [list(p) for p in _language(language).pronunciations(word.lower())]
+    return [list(p) for p in front_end(language).pronunciations(word.lower())]
 
 
 def chunks(phones: Sequence[str], limit: int, first: int | None = None) -> list[list[str]]:

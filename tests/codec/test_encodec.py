@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import CODEC, global_rng_untouched, speech
 from encodec import EncodecModel
-from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -42,8 +41,8 @@ def official() -> EncodecModel:
 @pytest.fixture(scope="module")
 def weights(official, tmp_path_factory):
     """The official model's tensors as a file."""
-    path = tmp_path_factory.mktemp("weights") / "official.safetensors"
-    save_file({k: v.contiguous() for k, v in official.state_dict().items() if not k.endswith("embed_avg")}, path)
+    path = tmp_path_factory.mktemp("weights") / "official.th"
+    torch.save(official.state_dict(), path)
     return path
 
 
@@ -128,7 +127,7 @@ def test_save_and_load_keep_codes_waveforms_and_digest(codec, tmp_path) -> None:
     codes = codec.encode(wav)
     assert torch.equal(loaded.encode(wav), codes)
     assert torch.equal(loaded.decode(codes), codec.decode(codes))
-    tensors, meta = load_checkpoint(tmp_path / "c", encodec.FORMAT)
+    tensors, meta = load_checkpoint(tmp_path / "c", EncodecCodec.FORMAT)
     assert meta["format"] == "ms-codec-encodec-1"
     assert not any("embed_avg" in name for name in tensors)
     del meta["weights_sha256"]
@@ -136,9 +135,12 @@ def test_save_and_load_keep_codes_waveforms_and_digest(codec, tmp_path) -> None:
     for wrong, message in (
         ((tensors, {**meta, "token_digest": "0"}), "token digest"),
         (({**tensors, name: tensors[name] + 1}, meta), "token digest"),
-        (({k: v for k, v in tensors.items() if k != name}, meta), f"lacks {name} "),
-        (({**tensors, "extra": torch.zeros(1)}, meta), "has the unknown extra"),
-        (({**tensors, name: tensors[name][:9].clone()}, meta), r"shape \(9, 128\), expected \(1024, 128\)"),
+        (({k: v for k, v in tensors.items() if k != name}, meta), f'Missing key.*"{name}"'),
+        (({**tensors, "extra": torch.zeros(1)}, meta), 'Unexpected key.*"extra"'),
+        (
+            ({**tensors, name: tensors[name][:9].clone()}, meta),
+            "size mismatch for quantizer.vq.layers.0._codebook.embed",
+        ),
         ((tensors, {**meta, "config": {**meta["config"], "hop": 160}}), "codec.hop is 160"),
         ((tensors, {**meta, "format": "ms-codec-1"}), "format 'ms-codec-1'"),
     ):
@@ -172,7 +174,7 @@ def test_the_official_file_is_fetched_checked_and_read_without_pickle(official, 
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(CheckpointError, match=f"weights are missing .*no network.* put the file at {place}"):
+    with pytest.raises(CheckpointError, match=f"could not be downloaded .*no network.* put the file at {place}"):
         EncodecCodec.from_official(CONFIG)
     with pytest.raises(CheckpointError, match=f"no weights at .*none.th; the official file {OFFICIAL} goes to"):
         EncodecCodec.from_official(CONFIG, tmp_path / "none.th")
@@ -184,31 +186,26 @@ def test_the_official_file_is_fetched_checked_and_read_without_pickle(official, 
         torch.save({k: v for k, v in official.state_dict().items() if not k.endswith("embed_avg")}, path)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    with pytest.raises(CheckpointError, match="sha256 does not start with d7cc33bc"):
-        EncodecCodec.from_official(CONFIG)
-    assert asked == [(encodec.ROOT_URL + OFFICIAL, "d7cc33bc")]
-    monkeypatch.setattr(encodec, "sha256", lambda path: "d7cc33bc" + 56 * "0")
-    fetched = EncodecCodec.from_official(CONFIG)
-    assert len(asked) == 1  # it is kept
+    fetched = [EncodecCodec.from_official(CONFIG) for _ in range(2)][1]
+    assert asked == [(encodec.ROOT_URL + OFFICIAL, "d7cc33bc")]  # once, held to the hash in its name, and kept
     wav = wave(0.1, 8)
     with torch.inference_mode():
         assert torch.equal(fetched.encode(wav), official.encode(wav)[0][0])
 
 
 def test_damaged_weight_files(tmp_path) -> None:
-    for name in ("a.th", "a.safetensors"):
-        (tmp_path / name).write_bytes(b"not weights at all")
-        with pytest.raises(CheckpointError, match=name):
-            read_tensors(tmp_path / name)
+    (tmp_path / "a.th").write_bytes(b"not weights at all")
+    with pytest.raises(CheckpointError, match="a.th"):
+        read_tensors(tmp_path / "a.th")
     torch.save({"a": MiniCodec(CODEC)}, tmp_path / "code.th")  # would run code when unpickled
     with pytest.raises(CheckpointError, match="not a PyTorch file of plain tensors"):
         read_tensors(tmp_path / "code.th")
     torch.save([torch.zeros(1)], tmp_path / "list.th")
     with pytest.raises(CheckpointError, match="not a table of named tensors"):
         read_tensors(tmp_path / "list.th")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="weights of another model"):
-        EncodecCodec.from_official(CONFIG, tmp_path / "other.safetensors")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.th")
+    with pytest.raises(CheckpointError, match=r"other.th: damaged, or of another version \(.*Missing key"):
+        EncodecCodec.from_official(CONFIG, tmp_path / "other.th")
 
 
 def test_vocos_is_named_where_it_is_missing(monkeypatch) -> None:

@@ -113,6 +113,13 @@ def test_what_was_prepared_is_not_taken_for_another_config_manifest_or_text(corp
         prepare.prepare(override(PRESET, {"data.max_seconds": 0.51}), "train", codec)
 
 
+def test_a_part_of_each_speaker_s_training_speech(corpus, codec) -> None:
+    preset = override(PRESET, {"data.per_speaker": 2})
+    whole, part = (prepare.prepare(p, "train", codec) for p in (PRESET, preset))
+    assert len(whole) == 12 and [c.id for c in part] == [c.id for c in whole][:4]  # two readers, in turns
+    assert len(prepare.prepare(preset, "dev", codec)) == 4
+
+
 def test_missing_data_says_what_to_do(tmp_path, corpus, monkeypatch) -> None:
     with pytest.raises(DataError, match="manifest.tsv has no utterance of set 'test'"):
         corpora.read_cuts(PRESET.data, "test")

@@ -170,6 +170,9 @@ def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_p
     assert lengths["ground-truth", "duration_ratio"] == 1
     assert lengths["mobilespeech-mini", "duration_ratio"] == pytest.approx((5 / 5 + 5 / 6 + 5 / 4.5) / 3, abs=1e-5)
     assert lengths["mobilespeech-mini", "duration_ratio_share"] == pytest.approx(2 / 3, abs=1e-5)
+    spoken = {(r.system, r.metric): r.value for r in records if r.metric.startswith("speech_ratio")}
+    assert spoken["ground-truth", "speech_ratio"] == 1 and spoken["ground-truth", "speech_ratio_share"] == 1
+    assert 0.5 < spoken["mobilespeech-mini", "speech_ratio"] < 1.5
     assert read_records(out / "dev.mobilespeech-mini.json") == sorted(records, key=lambda r: r.key)
 
     log = out / "dev.mobilespeech-mini.jsonl"
@@ -190,6 +193,15 @@ def test_evaluate_writes_rows_and_records_and_resumes(speech, fake_judges, tmp_p
     with pytest.raises(NameError):
         codec = other.model_copy(update={"codec_sha256": "d" * 64})
         evaluate.evaluate(tts, "mobilespeech-mini", trials(), out, codec)
+
+
+def test_silence_at_the_ends_is_no_speech():
+    rng = np.random.default_rng(0)
+    speech = rng.normal(size=16_000) * 0.1
+    speech[6_000:9_000] = 0  # a pause inside counts
+    silence = rng.normal(size=8_000) * 1e-4
+    assert evaluate.speech_seconds(np.concatenate([silence, speech, silence, silence]), 16_000) == 1.0
+    assert evaluate.speech_seconds(speech, 16_000) == 1.0
 
 
 def test_shuffled_texts_are_not_understood():

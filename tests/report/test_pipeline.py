@@ -202,7 +202,7 @@ def test_the_command_line_plans_the_real_chain(tmp_path, monkeypatch):
         assert result.exit_code == 2 and "there is no such folder" in result.stderr
     (tmp_path / "empty").mkdir()
     result = CliRunner().invoke(app, ["reproduce", "--home", "empty"])
-    assert result.exit_code == 2 and "take them from the repository" in result.stderr
+    assert result.exit_code == 2 and "from the repository" in result.stderr
     for more in ([], ["--check"], ["--figures"]):
         result = CliRunner().invoke(app, ["report", "--home", "empty", *more])
         assert result.exit_code == 2 and "measure first, or give --home" in result.stderr

@@ -2,39 +2,25 @@
 
 import numpy as np
 
-from ms_core.speaking.crossfade import SHORTEST, blend, joined, planned, with_silences
+from ms_core.speaking.crossfade import Part, blend, joined, with_silences
 
 
 def test_joining_keeps_speech_and_length_and_blends_pauses() -> None:
-    """Phones are loud, boundaries are noise; the pause at the cut is to have 3 frames."""
+    """Phones are loud, boundaries are noise; the pause at the cut has 3 frames."""
     hop, rng = 40, np.random.default_rng(0)
-    phones = ["_", "B", "AA1", ",", "B", "T", "_"]
-    parts, spoken = [phones[:3] + ["_"], ["_", *phones[4:]]], []
-
-    def speak(index, frames):
-        levels = np.repeat([0.1 if p == "_" else 1.0 for p in parts[index]], np.array(frames) * hop)
-        spoken.append(((0.5 * levels * rng.uniform(-1, 1, len(levels))).astype(np.float32), frames))
-        return spoken[-1][0]
-
-    def durations(index, some, at):
-        return [{"_": 9, ",": 3}.get(p, 4) for p in some]
-
-    def plan(durations, parts=parts):
-        return [(*planned_part, {}) for planned_part in planned(phones, parts, durations)]
-
-    pieces = list(joined(plan(durations), speak))
-    assert [frames for _, frames in spoken] == [[9, 4, 4, 3], [3, 4, 4, 9]]
+    parts = [Part(["_", "B", "AA1", "_"], [9, 4, 4, 3], pause=3), Part(["_", "B", "T", "_"], [3, 4, 4, 9])]
+    assert [part.lasting() for part in parts] == [[9, 4, 4], [3, 4, 4, 9]]
+    levels = [np.repeat([0.1, 1.0, 1.0, 0.1], np.array(part.frames) * hop) for part in parts]
+    waves = [(0.5 * level * rng.uniform(-1, 1, len(level))).astype(np.float32) for level in levels]
+    pieces = list(joined(zip(parts, waves, strict=True)))
     assert [len(piece) for piece in pieces] == [17 * hop, 20 * hop]  # a pause comes with the part after it
     assert pieces[0].dtype == pieces[1].dtype == np.float32
-    assert np.array_equal(pieces[0], spoken[0][0][: 17 * hop]) and np.array_equal(
-        pieces[1][3 * hop :], spoken[1][0][3 * hop :]
-    )
+    assert np.array_equal(pieces[0], waves[0][: 17 * hop]) and np.array_equal(pieces[1][3 * hop :], waves[1][3 * hop :])
     pause = pieces[1][: 3 * hop]
-    assert np.abs(pause[:2] - spoken[0][0][-3 * hop :][:2]).max() < 2e-3  # it goes over from one part to the other
-    assert np.abs(pause[-2:] - spoken[1][0][: 3 * hop][-2:]).max() < 2e-3
-    short = list(joined(plan(lambda index, some, at: [{",": 0}.get(p, 4) for p in some]), speak))
-    assert spoken[-1][1][0] == SHORTEST and len(np.concatenate(short)) == (4 + 8 + SHORTEST + 8 + 4) * hop
-    assert list(planned(phones, [phones], durations)) == [([9, 4, 4, 3, 4, 4, 9], 0)]
+    assert np.abs(pause[:2] - waves[0][-3 * hop :][:2]).max() < 2e-3  # it goes over from one part to the other
+    assert np.abs(pause[-2:] - waves[1][: 3 * hop][-2:]).max() < 2e-3
+    silent = list(joined([(Part(["_", "B"], [2, 4], silences={0: 5}), waves[0][: 6 * hop])]))
+    assert len(silent[0]) == 11 * hop and np.array_equal(silent[0][-4 * hop :], waves[0][2 * hop : 6 * hop])
 
 
 def test_silence_goes_into_the_middle_of_pauses() -> None:

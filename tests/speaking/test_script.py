@@ -34,6 +34,7 @@ def test_a_text_without_marks_is_read_as_ever(text: str) -> None:
         ("Go [pause] [pause:.1] on", [(",", 1.0, 0.5)]),
         ("[pause:1] Go on [pause:2]", [("_", 1.0, 1.0), ("_", 1.0, 2.0)]),
         ("[voice:a][pause:1][voice:b]Go[pause:0]", [("_", 1.0, 1.0), ("_", 1.0, 0.0)]),
+        ("[voice:a][pause:1][voice:b][voice:c]Go", [("_", 1.0, 1.0)]),
     ],
 )
 def test_pauses_stand_where_they_were_written(text: str, pauses: list) -> None:

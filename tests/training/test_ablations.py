@@ -30,7 +30,7 @@ def test_variants_differ_from_their_controls_in_what_they_say() -> None:
     study = load_variants()
     presets = study.presets(load_preset("mini"), {"train_model.steps": 7})
     kinds = {(study.variants[name].network, preset.digest()) for name, preset in presets.items()}
-    assert len(kinds) == len(presets) > 20
+    assert len(kinds) == len(presets) - 1 > 20  # `base-repeat` is the base
     for name, variant in study.variants.items():
         assert override(presets[variant.control or "base"], variant.changes) == presets[name], name
         assert presets[name].train_model.steps == 7

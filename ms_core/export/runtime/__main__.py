@@ -14,7 +14,7 @@ from ms_core.export.runtime.memory import peak_rss_mb
 from ms_core.files import write_wav
 from ms_core.speaking import lines as work
 from ms_core.text import chunks, phonemise
-from ms_core.tokens import Voice, shipped_voice
+from ms_core.tokens import Voice
 
 
 def options() -> argparse.ArgumentParser:
@@ -62,7 +62,7 @@ def _run(given: argparse.Namespace) -> int:
         print(work.shown_phones(request.lines), file=sys.stderr if given.stream else sys.stdout)
     if given.out is None and not given.stream:
         return 0
-    voice = given.voice and Voice.load(shipped_voice(given.voice) or given.voice)
+    voice = given.voice and Voice.load(given.voice)
     start = time.perf_counter()
     runtime = MobileRuntime(given.folder, given.threads)
     loaded = time.perf_counter()

@@ -22,8 +22,7 @@ _SIGNS = {sign: f" {words} " for sign, words in tables.SIGNS.items()}
 _ROMAN = {chr(0x2160 + i): f" {i + 1} " for i in range(12)} | {chr(0x2170 + i): f" {i + 1} " for i in range(12)}
 _KEPT = frozenset("".join(tables.ASCII_SIGNS) + "".join(tables.CURRENCIES) + "¿¡µ–—―")
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+")
-_UNREAD = frozenset("*^~|\\_`")
-"""Signs that are left where no rule has read them."""
+_UNREAD = frozenset("*^~|\\_`")  # signs that are left where no rule has read them
 _INLINE = re.compile(r"\{([A-Z]{1,2}[0-2]?(?:\s+[A-Z]{1,2}[0-2]?){1,30}|[A-Z]{2}[0-2])\}('s\b)?")
 _LETTERS = "".join(tables.GREEK)
 _GREEK = re.compile(f"(?<![{_LETTERS}])[{_LETTERS}](?![{_LETTERS}]{{2}})|(?<=[{_LETTERS}])[{_LETTERS}](?![{_LETTERS}])")

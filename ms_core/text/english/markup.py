@@ -63,7 +63,8 @@ def strip_markup(text: str) -> str:
 
 
 def say_as(kind: str, text: str) -> str:
-    """See `text.say_as`; letters come as phones in braces."""
+    """A text as SSML's `interpret-as` wants it; letters come as phones in braces. Warns of kinds unknown."""
+    kind = kind.lower()
     digits = "".join(c for c in text if c.isdecimal())
     if kind in ("characters", "spell-out", "verbatim"):
         names = [each(c) if c.isdecimal() else f"{{{' '.join(_letter(c))}}}" if _letter(c) else c for c in text]

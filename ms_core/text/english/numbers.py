@@ -14,10 +14,8 @@ from num2words import num2words
 
 from ms_core.text.english import tables
 
-SPELL = "\ue000"
-"""Stands after a letter that is spelled, so that no later rule takes it for a word."""
-MAX_DIGITS = 15
-"""A longer number is read digit by digit."""
+SPELL = "\ue000"  # stands after a letter that is spelled, so that no later rule takes it for a word
+MAX_DIGITS = 15  # a longer number is read digit by digit
 
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _MONEY = "".join(tables.CURRENCIES)

@@ -21,10 +21,8 @@ ATTRIBUTIVE = frozenset({"sales", "sports", "arms", "goods", "savings", "customs
 
 Phones = tuple[str, ...]
 
-NAME_LETTERS = 5
-"""So long a word is rather a foreign name than an acronym."""
-NEAR = 4
-"""Words on either side of a heteronym that may tell its meaning."""
+NAME_LETTERS = 5  # so long a word is rather a foreign name than an acronym
+NEAR = 4  # words on either side of a heteronym that may tell its meaning
 
 
 def pronounce(words: Sequence[str]) -> list[Phones]:

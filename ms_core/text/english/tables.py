@@ -260,8 +260,7 @@ _STATES = (
     "OK=oklahoma OR=oregon PA=pennsylvania RI=rhode_island SC=south_carolina SD=south_dakota TN=tennessee TX=texas "
     "UT=utah VT=vermont VA=virginia WA=washington WV=west_virginia WI=wisconsin WY=wyoming DC=d._c."
 )
-STATES = dict(pair.split("=") for pair in _STATES.split())
-"""Before a zip code."""
+STATES = dict(pair.split("=") for pair in _STATES.split())  # before a zip code
 ENDINGS = {"uk": "u. k.", "us": "u. s.", "tv": "t. v.", "eu": "e. u.", "py": "p. y.", "txt": "text", "js": "j. s.",
            "io": "i. o.", "ai": "a. i.", "html": "h. t. m. l.", "pdf": "p. d. f.", "md": "m. d.", "csv": "c. s. v.",
            "jpg": "j. peg", "png": "p. n. g.", "exe": "e. x. e.", "mp3": "m. p. three", "mp4": "m. p. four",

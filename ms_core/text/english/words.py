@@ -15,8 +15,7 @@ _CAMEL = re.compile(r"[A-Z]{2,}(?=[a-z](?![a-z]))|[A-Z]+(?![a-z])|[A-Z]?[a-z']+"
 _PIECE = re.compile(r"\d+|[A-Za-z']+|[^\w\s]")
 _ACRONYM_LENGTH = 5  # a longer unknown word in capitals is emphasised rather than an acronym
 
-FIRST_PHONE = 0xE100
-"""Phones written in a text are carried as characters from here on."""
+FIRST_PHONE = 0xE100  # phones written in a text are carried as characters from here on
 
 _TLD = "com|org|net|edu|gov|info|biz|io|co|uk|us|eu|de|fr|ca|au|tv|ai|dev|app|me"
 _FILE = "txt|py|js|html|pdf|md|csv|tsv|jpg|jpeg|png|gif|mp3|mp4|wav|json|yaml|zip|docx|xlsx|exe|cpp|sh|gz"
