@@ -23,6 +23,7 @@ from ms_core import paths
 from ms_core.checkpoint import CheckpointError, damaged
 from ms_core.codec.base import Codec, check_codes, digest_of
 from ms_core.config import CodecConfig, ConfigError
+from ms_core.files import sha256
 
 OFFICIAL = "encodec_24khz-d7cc33bc.th"  # the authors' file; the name carries the start of its sha256
 VOCOS_HUB = ("charactr/vocos-encodec-24khz", "pytorch_model.bin")  # repository of the Hugging Face hub, file
@@ -185,6 +186,9 @@ def folder() -> Path:
 
 def official_weights() -> dict[str, Tensor]:
     """EnCodec's official tensors, downloaded where missing from the address that the `encodec` package gives."""
+    path = folder() / OFFICIAL
+    if path.is_file() and not sha256(path).startswith(prefix := path.stem.rpartition("-")[2]):  # put there by hand
+        raise CheckpointError(f"{path}: its sha256 does not start with {prefix}: damaged, download it again")
     place = {"model_dir": str(folder()), "map_location": "cpu", "weights_only": True}
     try:
         return torch.hub.load_state_dict_from_url(ROOT_URL + OFFICIAL, **place, progress=False, check_hash=True)

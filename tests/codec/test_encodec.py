@@ -186,7 +186,11 @@ def test_the_official_file_is_fetched_checked_and_read_without_pickle(official, 
         torch.save({k: v for k, v in official.state_dict().items() if not k.endswith("embed_avg")}, path)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    fetched = [EncodecCodec.from_official(CONFIG) for _ in range(2)][1]
+    EncodecCodec.from_official(CONFIG)
+    with pytest.raises(CheckpointError, match="its sha256 does not start with d7cc33bc: damaged"):
+        EncodecCodec.from_official(CONFIG)  # what lies there is held to the hash too
+    monkeypatch.setattr(encodec, "sha256", lambda path: "d7cc33bc" + 56 * "0")
+    fetched = EncodecCodec.from_official(CONFIG)
     assert asked == [(encodec.ROOT_URL + OFFICIAL, "d7cc33bc")]  # once, held to the hash in its name, and kept
     wav = wave(0.1, 8)
     with torch.inference_mode():
