@@ -266,7 +266,7 @@ def _speed(results: Results) -> list[str]:
 def _by_layer(results: Results, metrics: Mapping[str, str]) -> str:
     """One table of metrics that each codec layer has, some layers of it."""
     rows: dict[tuple, dict[int | None, Cell]] = {}
-    for cell in results.cells.values():
+    for cell in results.where(pair_with=None):  # differences would stand in the place of values
         if (record := cell.record).metric in metrics and record.study in ("model", "ablations"):
             row = (system_order(record), results.row(record), metrics[record.metric])
             rows.setdefault(row, {})[record.layer] = cell

@@ -178,6 +178,14 @@ def test_token_shares_have_a_table(tmp_path):
     )
 
 
+def test_layers_show_values_not_differences(tmp_path):
+    at = {"study": "ablations", "split": "dev", "layer": 1, "condition": "dense"}
+    pair = make("mobilespeech-mini", "ce", -0.2, **at, pair_with="mobilespeech-mini-base")
+    write_records(tmp_path / "ablations.json", [make("mobilespeech-mini", "ce", 4.5, **at), pair])
+    text = main_markdown(Results("mini", tmp_path))
+    assert "[4.500](ablations.json)" in text and "-0.2" not in text
+
+
 def test_speed_is_drawn_by_component_and_quality(folder):
     swept = [*sweep(), *sweep(threads=2, slope=0.03), *sweep(precision="bf16")]
     figure = speed_figures.rtf_length([*swept, make(OURS, "rtf_total", 0.03, seconds=10.0, runtime="onnx", **BENCH)])
