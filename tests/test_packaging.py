@@ -180,7 +180,7 @@ def test_a_manifest_is_written_from_librispeechs_own_layout(tmp_path, monkeypatc
     (cut,) = read_cuts(DataConfig(), "train")
     supervision = cut.supervisions[0]
     assert (cut.id, cut.duration, supervision.text, supervision.speaker) == ("12-34-0001", 1.0, "A TEXT", "12")
-    with pytest.raises(DataError, match="1 utterances of the selection are missing, the first is .*12-34-0002.flac"):
+    with pytest.raises(DataError, match="1 recordings or their texts are missing, the first is .*12-34-0002.flac"):
         corpora.write_manifest(tmp_path, [*rows, {**rows[0], "utt": "12-34-0002"}])
 
 
