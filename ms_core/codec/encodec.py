@@ -17,6 +17,7 @@ from encodec import EncodecModel
 from encodec.model import ROOT_URL
 from encodec.modules import SLSTM
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ms_core import paths
@@ -69,8 +70,8 @@ class EncodecCodec(Codec):
         """The codec with published weights.
 
         Args:
-            weights: EnCodec's official file; where None, `<runs>/pretrained/encodec_24khz-d7cc33bc.th`, which is
-                downloaded when it is not there.
+            weights: EnCodec's official file, or a `.safetensors` file of the same tensors; where None,
+                `<runs>/pretrained/encodec_24khz-d7cc33bc.th`, which is downloaded when it is not there.
             vocos_weights: likewise for Vocos, if the config asks for it.
 
         Raises CheckpointError for weights that are missing, damaged or of another model.
@@ -186,16 +187,15 @@ def folder() -> Path:
 
 def official_weights() -> dict[str, Tensor]:
     """EnCodec's official tensors, downloaded where missing from the address that the `encodec` package gives."""
-    path = folder() / OFFICIAL
-    if path.is_file() and not sha256(path).startswith(prefix := path.stem.rpartition("-")[2]):  # put there by hand
-        raise CheckpointError(f"{path}: its sha256 does not start with {prefix}: damaged, download it again")
+    if (path := folder() / OFFICIAL).is_file():
+        return read_tensors(path)
     place = {"model_dir": str(folder()), "map_location": "cpu", "weights_only": True}
     try:
         return torch.hub.load_state_dict_from_url(ROOT_URL + OFFICIAL, **place, progress=False, check_hash=True)
     except Exception as error:  # of the network, of a full disk, of a damaged file
         raise CheckpointError(
             f"EnCodec's weights are damaged, or missing and could not be downloaded from {ROOT_URL}{OFFICIAL} "
-            f"({error}): put the file at {folder() / OFFICIAL}, or give its path"
+            f"({error}): put the file at {path}, or give its path"
         ) from error
 
 
@@ -216,13 +216,21 @@ def official_vocos() -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a PyTorch file, which is read without unpickling code. Raises CheckpointError."""
+    """Tensors of a `.safetensors` file or of a PyTorch file, which is read without unpickling code.
+
+    A name that carries a hash, as the official one does, is held to it. Raises CheckpointError.
+    """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; the official file {OFFICIAL} goes to {folder()}")
+    prefix = OFFICIAL.split("-")[1].removesuffix(".th")
+    if path.name == OFFICIAL and not sha256(path).startswith(prefix):
+        raise CheckpointError(f"{path}: its sha256 does not start with {prefix}: damaged, download it again")
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        tensors = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and end-of-file errors of many kinds
-        raise CheckpointError(f"{path}: not a PyTorch file of plain tensors ({error})") from None
+        raise CheckpointError(f"{path}: not a PyTorch file of plain tensors, or safetensors ({error})") from None
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise CheckpointError(f"{path}: not a table of named tensors")
     return tensors

@@ -91,8 +91,6 @@ def train(
     """
     config = task.config
     accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
-    if accelerator.device.type == "cpu":
-        hold_memory()
     run = Run(task, accelerator, Path(folder))
     step = run.resume() if resume else run.start()
     if step >= config.steps:
@@ -143,6 +141,8 @@ class Run:
     """Networks, optimisers, average, log and state of one training run in one folder."""
 
     def __init__(self, task: Task, accelerator: Accelerator, folder: Path):
+        if accelerator.device.type == "cpu":
+            hold_memory()
         self.task, self.accelerator, self.folder = task, accelerator, folder
         self.config = task.config
         self.main = next(iter(task.networks))

@@ -18,7 +18,6 @@ from ms_core.codec.mini import MiniCodec
 from ms_core.config import Preset, override
 from ms_core.text import PHONES, phone_ids
 from ms_core.training.acoustic import AcousticTask, PackTask, training_device
-from ms_core.training.launch import hold_memory
 from ms_core.training.loop import Meter, Run
 from ms_core.training.pack import Pack, Utterances
 
@@ -84,8 +83,6 @@ def measure(task: PackTask, steps: int) -> dict[str, list[float]]:
         raise ValueError(f"steps {steps}: give at least 1")
     bf16 = "bf16" if task.config.bf16 else "no"
     accelerator = Accelerator(mixed_precision=bf16, cpu=task.device.type == "cpu")
-    if accelerator.device.type == "cpu":
-        hold_memory()
     timings: dict[str, list[float]] = {name: [] for name in ("total", *PARTS, "audio")}
     with tempfile.TemporaryDirectory() as folder:
         run, meter = TimedRun(task, accelerator, Path(folder)), Meter()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import CODEC, global_rng_untouched, speech
 from encodec import EncodecModel
+from safetensors.torch import save_file
 
 from ms_core import paths
 from ms_core.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -189,6 +190,8 @@ def test_the_official_file_is_fetched_checked_and_read_without_pickle(official, 
     EncodecCodec.from_official(CONFIG)
     with pytest.raises(CheckpointError, match="its sha256 does not start with d7cc33bc: damaged"):
         EncodecCodec.from_official(CONFIG)  # what lies there is held to the hash too
+    with pytest.raises(CheckpointError, match="its sha256 does not start with d7cc33bc: damaged"):
+        EncodecCodec.from_official(CONFIG, place)  # by its path as well
     monkeypatch.setattr(encodec, "sha256", lambda path: "d7cc33bc" + 56 * "0")
     fetched = EncodecCodec.from_official(CONFIG)
     assert asked == [(encodec.ROOT_URL + OFFICIAL, "d7cc33bc")]  # once, held to the hash in its name, and kept
@@ -198,15 +201,18 @@ def test_the_official_file_is_fetched_checked_and_read_without_pickle(official, 
 
 
 def test_damaged_weight_files(tmp_path) -> None:
-    (tmp_path / "a.th").write_bytes(b"not weights at all")
-    with pytest.raises(CheckpointError, match="a.th"):
-        read_tensors(tmp_path / "a.th")
+    for name in ("a.th", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        with pytest.raises(CheckpointError, match=name):
+            read_tensors(tmp_path / name)
     torch.save({"a": MiniCodec(CODEC)}, tmp_path / "code.th")  # would run code when unpickled
     with pytest.raises(CheckpointError, match="not a PyTorch file of plain tensors"):
         read_tensors(tmp_path / "code.th")
     torch.save([torch.zeros(1)], tmp_path / "list.th")
     with pytest.raises(CheckpointError, match="not a table of named tensors"):
         read_tensors(tmp_path / "list.th")
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    assert read_tensors(tmp_path / "a.safetensors") == {"a": torch.ones(1)}
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.th")
     with pytest.raises(CheckpointError, match=r"other.th: damaged, or of another version \(.*Missing key"):
         EncodecCodec.from_official(CONFIG, tmp_path / "other.th")
